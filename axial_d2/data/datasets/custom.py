@@ -1,0 +1,137 @@
+"""The user's own datasets, named in the config: ``DATASETS.CUSTOM``."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.data import DatasetCatalog
+
+from .coco_panoptic import full_path, register_coco_panoptic
+
+_KEYS = ("name", "images", "panoptic", "json")
+
+_RIGHT_FORM = """The right form in a yaml file is
+
+DATASETS:
+  CUSTOM:
+    - name: my_train
+      images: data/train/images            # folder of the pictures
+      panoptic: data/train/panoptic        # folder of the panoptic png files
+      json: data/train/panoptic.json       # COCO panoptic json
+    - {name: my_val, images: data/val/images, panoptic: data/val/panoptic, json: data/val.json}
+  TRAIN: ("my_train",)
+  TEST: ("my_val",)
+
+and on the command line
+
+DATASETS.CUSTOM "[{'name': 'my_train', 'images': '...', 'panoptic': '...', 'json': '...'}]"
+"""
+
+
+def register_custom(cfg: Any, *, need_pictures: bool = True) -> None:
+    """Registers the datasets of ``cfg.DATASETS.CUSTOM``; calling it again does nothing.
+
+    Args:
+        cfg: a config with ``DATASETS.CUSTOM``, a list of mappings with the keys ``name``,
+            ``images``, ``panoptic`` and ``json`` (see
+            `axial_d2.data.register_coco_panoptic`).
+        need_pictures: whether a missing folder of pictures is an error. Without them a dataset's
+            classes are still known from its json, which is all that a prediction needs.
+
+    Raises:
+        ValueError: the list is not of this form, a path is missing, a json is not a COCO panoptic
+            one, or a name is taken. One error tells all the mistakes and shows the right form.
+    """
+    entries = cfg.DATASETS.get("CUSTOM", [])
+    problems = _list_problems(entries)
+    for index, entry in enumerate([] if problems else entries, start=1):
+        of_entry = _path_problems(entry, need_pictures)
+        if not of_entry:
+            try:
+                register_coco_panoptic(**entry)
+            except ValueError as error:
+                of_entry = [str(error)]
+        problems += [f"entry {index} ('{entry['name']}'): {problem}" for problem in of_entry]
+    if problems:
+        raise ValueError(_message(problems))
+
+
+def _message(problems: list[str]) -> str:
+    listed = "\n".join(f"  - {problem}" for problem in problems)
+    return f"DATASETS.CUSTOM is not right:\n{listed}\n{_RIGHT_FORM}"
+
+
+def _list_problems(entries: Any) -> list[str]:
+    """Mistakes in the form of the list, in words."""
+    if not isinstance(entries, list | tuple):
+        return [f"expected a list of mappings, came a {type(entries).__name__}: {entries!r}"]
+    problems = []
+    for index, entry in enumerate(entries, start=1):
+        if not isinstance(entry, Mapping):
+            problems.append(
+                f"entry {index}: expected a mapping with the keys {', '.join(_KEYS)}, "
+                f"came a {type(entry).__name__}: {entry!r}"
+            )
+            continue
+        missing = [key for key in _KEYS if key not in entry]
+        unknown = [key for key in entry if key not in _KEYS]
+        if missing:
+            problems.append(f"entry {index}: {', '.join(missing)} missing in {dict(entry)}")
+        if unknown:
+            problems.append(
+                f"entry {index}: expected the keys {', '.join(_KEYS)}, came {unknown[0]!r} too"
+            )
+        problems += [
+            f"entry {index}: {key}: expected a text that is not empty, came {entry[key]!r}"
+            for key in _KEYS
+            if key in entry and (not isinstance(entry[key], str) or not entry[key])
+        ]
+    names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
+    problems += [
+        f"the name {name!r} occurs {names.count(name)} times, expected once"
+        for name in {name: None for name in names if isinstance(name, str)}
+        if names.count(name) > 1
+    ]
+    return problems
+
+
+def _path_problems(entry: Mapping[str, str], need_pictures: bool) -> list[str]:
+    """Paths of one entry that are not there or not what they should be, in words."""
+    problems = []
+    for key in ("images", "panoptic"):
+        path = full_path(entry[key])
+        if need_pictures and not os.path.isdir(path):
+            came = "a file" if os.path.isfile(path) else "nothing"
+            problems.append(f"{key}: expected a folder at {path}, came {came}")
+    json = full_path(entry["json"])
+    if not os.path.isfile(json):
+        came = "a folder" if os.path.isdir(json) else "nothing"
+        problems.append(f"json: expected a file at {json}, came {came}")
+    return problems
+
+
+def check_names(cfg: Any) -> None:
+    """Makes sure that every dataset of ``cfg.DATASETS.TRAIN`` and ``TEST`` is registered.
+
+    Args:
+        cfg: a config; call `register_custom` with it first.
+
+    Raises:
+        ValueError: a name is not registered. The error lists the names most like it.
+    """
+    known = DatasetCatalog.list()
+    problems = []
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name in known:
+                continue
+            close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
+            hint = f"close to it: {', '.join(close)}" if close else "nothing like it is registered"
+            problems.append(f"DATASETS.{key}: no dataset is named {name!r}; {hint}")
+    if problems:
+        problems.append(
+            "Datasets of your own are named in DATASETS.CUSTOM (a list of mappings with "
+            f"{', '.join(_KEYS)}) or registered with axial_d2.data.register_coco_panoptic."
+        )
+        raise ValueError("\n".join(problems))

@@ -1,0 +1,207 @@
+"""From a dataset dict to what the model takes: reads, augments, makes the training targets."""
+
+import copy
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from PIL import Image
+
+from axial_d2.panoptic.encoding import rgb_to_id
+from axial_d2.panoptic.targets import PanopticTargets
+
+from .augmentations import ColorJitter, RandomPad, RandomScaleCrop
+from .datasets import register_custom
+
+logger = logging.getLogger(__name__)
+
+_FLIPS = ("horizontal", "vertical", "none")
+
+
+class AxialDeepLabDatasetMapper:
+    """Detectron2 mapper for panoptic training and inference.
+
+    Reads the picture and, for training, the panoptic png; transforms both alike; makes the targets
+    from the transformed ids, so that semantic, centre and offset agree to the pixel.
+
+    Args:
+        is_train: whether to read the truth and give targets.
+        augmentations: applied in turn to picture and panoptic png.
+        image_format: "RGB", "BGR", "L" or "YUV-BT.601", as Detectron2's `read_image` takes it.
+        target_generator: `(ids (H, W), segments_info) -> dict of targets`; needed for training.
+
+    Raises:
+        ValueError: training without a target generator.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        target_generator: Callable[[np.ndarray, list[dict]], dict[str, Any]] | None = None,
+    ):
+        if is_train and target_generator is None:
+            raise ValueError("target_generator: expected a callable where is_train, came None")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.target_generator = target_generator
+        mode = "training" if is_train else "inference"
+        logger.info("Augmentations used in %s: %s", mode, augmentations)
+
+    @classmethod
+    def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
+        """Reads INPUT, and for training DATASETS and MODEL.PIXEL_MEAN (colour of the padding).
+
+        For training the classes are those of the first dataset of ``DATASETS.TRAIN``.
+        """
+        arguments = {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+        }
+        if is_train:
+            register_custom(cfg)
+            metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+            arguments["target_generator"] = PanopticTargets(
+                ignore_label=metadata.ignore_label,
+                thing_ids=list(metadata.thing_dataset_id_to_contiguous_id.values()),
+                sigma=cfg.INPUT.GAUSSIAN_SIGMA,
+                ignore_stuff_in_offset=cfg.INPUT.IGNORE_STUFF_IN_OFFSET,
+                small_instance_area=cfg.INPUT.SMALL_INSTANCE_AREA,
+                small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
+                ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
+            )
+        return arguments
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Maps one dataset dict; the one given stays as it is.
+
+        Args:
+            dataset_dict: as `axial_d2.data.datasets.load_coco_panoptic_json` gives them; for
+                inference ``file_name`` is enough.
+
+        Returns:
+            The dict's own entries (``height`` and ``width`` are the picture's before augmentation)
+            and ``image``, (C, H, W) uint8. For training without ``pan_seg_file_name`` and with the
+            targets of `axial_d2.panoptic.PanopticTargets`: sem_seg, center, center_points, offset,
+            sem_seg_weights, center_weights, offset_weights.
+
+        Raises:
+            ValueError: a picture cannot be read, or has another size than the dict or the png says.
+        """
+        # Only the top level is written to; a deep copy of many segments costs more than a flip.
+        result = copy.copy(dataset_dict)
+        image = _read(result["file_name"], self.image_format)
+        utils.check_image_size(result, image)
+        aug_input = T.AugInput(image)
+        if self.is_train:
+            png = result.pop("pan_seg_file_name")
+            aug_input.sem_seg = _read(png, "RGB")
+            if aug_input.sem_seg.shape[:2] != image.shape[:2]:
+                raise utils.SizeMismatchError(
+                    f"{png}: expected {_size(image)}, the size of {result['file_name']}, "
+                    f"came {_size(aug_input.sem_seg)} (width x height)"
+                )
+        self.augmentations(aug_input)
+        if self.is_train:
+            ids = rgb_to_id(np.ascontiguousarray(aug_input.sem_seg))
+            result.update(self.target_generator(ids, result["segments_info"]))
+        # A copy always: the array may be a read-only view into Pillow's buffer.
+        result["image"] = torch.from_numpy(np.array(aug_input.image.transpose(2, 0, 1), order="C"))
+        return result
+
+
+def _read(path: str, image_format: str) -> np.ndarray:
+    """(H, W, C) picture, turned as its EXIF says; an error names the file and the cause."""
+    try:
+        return utils.read_image(path, format=image_format)
+    # SyntaxError is Pillow's for a broken png.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the picture {path}: {error}") from error
+
+
+def _size(array: np.ndarray) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def build_augmentations(cfg: Any, is_train: bool) -> list[T.Augmentation]:
+    """The augmentations that ``cfg.INPUT`` asks for.
+
+    Training: scale and crop in one, colour, padding, flip. With ``CROP_SIZE`` the factor of
+    ``SCALE_JITTER`` is on the picture's own size and smaller pictures are padded. Without it
+    Detectron2's keys hold as in its own mappers: ``MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN`` (unless
+    ``MIN_SIZE_TRAIN`` is (0,)) and ``CROP``, without padding. Colour comes before padding, so that
+    the padding keeps the mean colour.
+
+    Inference: the shorter side to ``MIN_SIZE_TEST``, the longer at most ``MAX_SIZE_TEST``; 0 is no
+    resize and no limit.
+
+    Raises:
+        ValueError: a key whose value is out of range or unknown.
+    """
+    if not is_train:
+        sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        return [T.ResizeShortestEdge(sizes[0], sizes[1] or sys.maxsize, "choice")]
+    _check_input(cfg)
+    augmentations = _scale_and_crop(cfg)
+    if cfg.INPUT.COLOR_JITTER:
+        augmentations.append(ColorJitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.FORMAT))
+    if any(cfg.INPUT.CROP_SIZE):
+        augmentations.append(RandomPad(cfg.INPUT.CROP_SIZE, cfg.MODEL.PIXEL_MEAN))
+    if cfg.INPUT.RANDOM_FLIP != "none":
+        horizontal = cfg.INPUT.RANDOM_FLIP == "horizontal"
+        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    return augmentations
+
+
+def _check_input(cfg: Any) -> None:
+    """Raises a ValueError that names the first key of INPUT with a value we cannot use."""
+    node = cfg.INPUT
+    channels = 1 if node.FORMAT == "L" else 3
+    jitter, crop = node.SCALE_JITTER, node.CROP_SIZE
+    rules = (
+        ("INPUT.SCALE_JITTER", jitter, len(jitter) == 2 and 0 < jitter[0] <= jitter[-1],
+         "(low, high) with 0 < low <= high"),
+        ("INPUT.CROP_SIZE", crop, len(crop) == 2 and (min(crop) > 0 or not any(crop)),
+         "(height, width) in pixels, or (0, 0)"),
+        ("INPUT.COLOR_JITTER", node.COLOR_JITTER, 0 <= node.COLOR_JITTER <= 1, "0 to 1"),
+        ("INPUT.FORMAT", node.FORMAT, not node.COLOR_JITTER or node.FORMAT in ("RGB", "BGR", "L"),
+         "RGB, BGR or L where COLOR_JITTER is not 0"),
+        ("INPUT.RANDOM_FLIP", node.RANDOM_FLIP, node.RANDOM_FLIP in _FLIPS, ", ".join(_FLIPS)),
+        ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, len(cfg.MODEL.PIXEL_MEAN) == channels,
+         f"{channels} values with INPUT.FORMAT {node.FORMAT}"),
+    )  # fmt: skip
+    for key, value, right, expected in rules:
+        if not right:
+            raise ValueError(f"{key}: expected {expected}, came {value!r}")
+
+
+def _scale_and_crop(cfg: Any) -> list[T.Augmentation]:
+    """Scale jitter with the crop of ``INPUT.CROP_SIZE``, else Detectron2's resize and crop."""
+    scale, crop_size = cfg.INPUT.SCALE_JITTER, cfg.INPUT.CROP_SIZE
+    if any(crop_size):
+        return [RandomScaleCrop(scale, crop_size)]
+    resize = None
+    if any(cfg.INPUT.MIN_SIZE_TRAIN):
+        resize = T.ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TRAIN,
+            cfg.INPUT.MAX_SIZE_TRAIN or sys.maxsize,
+            cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
+        )
+    crop = cfg.INPUT.CROP
+    if not crop.ENABLED:
+        return [RandomScaleCrop(scale, None, resize)]
+    if crop.TYPE == "absolute":
+        return [RandomScaleCrop(scale, [int(side) for side in crop.SIZE], resize)]
+    return [RandomScaleCrop(scale, None, resize), T.RandomCrop(crop.TYPE, crop.SIZE)]

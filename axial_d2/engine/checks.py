@@ -1,0 +1,163 @@
+"""What can be known to be wrong before the first iteration, looked for before it."""
+
+from collections.abc import Iterator
+
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from axial_d2.engine.checkpointer import last_checkpoint
+from axial_d2.engine.errors import SetupError
+
+# Meta-architectures whose classes are counted by MODEL.SEM_SEG_HEAD.NUM_CLASSES.
+_PANOPTIC = ("AxialDeepLab", "PanopticDeepLab")
+
+
+def check_before_training(cfg: CfgNode) -> None:
+    """Checks config, files and datasets of a training. Every process may call it.
+
+    Args:
+        cfg: the whole config, its datasets registered.
+
+    Raises:
+        SetupError: the first mistake found.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise SetupError("DATASETS.TRAIN: expected the name of a dataset to train on, got none")
+    _check_batch(cfg)
+    _check_processes(cfg)
+    check_weights_file(cfg)
+    _check_datasets(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+
+
+def check_before_evaluation(cfg: CfgNode, *, resume: bool) -> None:
+    """Checks what an evaluation without training needs.
+
+    Args:
+        cfg: the whole config, its datasets registered.
+        resume: the last checkpoint of OUTPUT_DIR is to be taken.
+
+    Raises:
+        SetupError: no weights, or the first mistake found.
+    """
+    if not cfg.DATASETS.TEST:
+        raise SetupError("DATASETS.TEST: expected the name of a dataset to evaluate, got none")
+    if not (resume and last_checkpoint(cfg.OUTPUT_DIR)):
+        require_weights(cfg)
+    _check_datasets(cfg, cfg.DATASETS.TEST)
+
+
+def require_weights(cfg: CfgNode) -> None:
+    """Refuses a config without trained weights.
+
+    Args:
+        cfg: MODEL.WEIGHTS and OUTPUT_DIR are read.
+
+    Raises:
+        SetupError: MODEL.WEIGHTS is empty or names a file that is not there; where OUTPUT_DIR has a
+            checkpoint, the message names it.
+    """
+    found = last_checkpoint(cfg.OUTPUT_DIR)
+    hint = f" (OUTPUT_DIR has one: {found})" if found else ""
+    if not cfg.MODEL.WEIGHTS:
+        raise SetupError(f"MODEL.WEIGHTS: expected a file with trained weights, got none{hint}")
+    check_weights_file(cfg)
+
+
+def check_weights_file(cfg: CfgNode) -> None:
+    """Refuses a MODEL.WEIGHTS that names a file which is not there; addresses are let through.
+
+    Args:
+        cfg: MODEL.WEIGHTS and OUTPUT_DIR are read.
+
+    Raises:
+        SetupError: no such file.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if not path or "://" in path or PathManager.isfile(path):
+        return
+    found = last_checkpoint(cfg.OUTPUT_DIR)
+    hint = f" (OUTPUT_DIR has one: {found})" if found else ""
+    raise SetupError(f"MODEL.WEIGHTS: no such file: {path}{hint}")
+
+
+def _check_batch(cfg: CfgNode) -> None:
+    batch, world = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        return  # Detectron2 scales the batch to the number of processes itself.
+    if batch < world or batch % world:
+        raise SetupError(
+            f"SOLVER.IMS_PER_BATCH: expected a multiple of the {world} processes, which share it; "
+            f"got {batch}"
+        )
+
+
+def _check_processes(cfg: CfgNode) -> None:
+    """What torch cannot do on a CPU with several processes."""
+    if comm.get_world_size() == 1 or cfg.MODEL.DEVICE != "cpu":
+        return
+    if dist.get_backend() == "nccl":
+        raise SetupError(
+            "MODEL.DEVICE: cpu with several processes, but the processes talk through the GPUs "
+            "(nccl); hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+    keys = sorted(key for key, value in _leaves(cfg) if value == "SyncBN" and key.endswith("NORM"))
+    if keys and cfg.MODEL.META_ARCHITECTURE in _PANOPTIC:
+        raise SetupError(
+            f"SyncBN works on GPUs only, and this is a training of {comm.get_world_size()} CPU "
+            f"processes: set naiveSyncBN or BN for {', '.join(keys)}"
+        )
+
+
+def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
+    from axial_d2 import data
+
+    names = tuple(dict.fromkeys(names))
+    try:
+        data.check_names(cfg)
+        # One process looks; where it finds a fault it ends, and the launcher ends the others.
+        if cfg.DATASETS.CHECK and comm.is_main_process():
+            data.check_datasets(names)
+    except (ValueError, OSError) as error:
+        raise SetupError(str(error)) from error
+    for name in names:
+        _check_classes(cfg, name)
+
+
+def _check_classes(cfg: CfgNode, name: str) -> None:
+    if cfg.MODEL.META_ARCHITECTURE not in _PANOPTIC:
+        return
+    expected = number_of_classes(name)
+    came = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if came != expected:
+        raise SetupError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: expected {expected}, the number of categories of "
+            f"dataset {name}, got {came}"
+        )
+
+
+def number_of_classes(name: str) -> int:
+    """Classes of a panoptic dataset, things and stuff together.
+
+    Args:
+        name: a registered dataset.
+
+    Returns:
+        The largest contiguous class id, and one.
+    """
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "stuff_dataset_id_to_contiguous_id"):
+        DatasetCatalog.get(name)  # Some loaders fill in the metadata at the first use only.
+    things = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
+    stuff = getattr(metadata, "stuff_dataset_id_to_contiguous_id", {})
+    return max([-1, *things.values(), *stuff.values()]) + 1

@@ -1,0 +1,148 @@
+"""Optimiser and learning-rate schedule from a config."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_scheduler
+from detectron2.solver.build import maybe_add_gradient_clipping
+from torch import nn
+from torch.optim import Optimizer
+
+from axial_d2.engine.errors import SetupError
+from axial_d2.layers import LogitNorm
+
+# Modules whose parameters decay by SOLVER.WEIGHT_DECAY_NORM. BatchNorm's base class covers
+# SyncBatchNorm and Detectron2's naive one.
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    LogitNorm,
+)
+_SCHEDULERS = ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR")
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
+    """Builds SOLVER.OPTIMIZER, with gradient clipping as SOLVER.CLIP_GRADIENTS says.
+
+    Args:
+        cfg: of SOLVER: OPTIMIZER (ADAM, ADAMW or SGD), BASE_LR, WEIGHT_DECAY, WEIGHT_DECAY_NORM,
+            BIAS_LR_FACTOR, MOMENTUM and NESTEROV (SGD), CLIP_GRADIENTS.
+        model: the parameters that require a gradient are taken.
+
+    Returns:
+        The optimiser.
+
+    Raises:
+        SetupError: an unknown optimiser.
+    """
+    solver = cfg.SOLVER
+    builders: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
+        "ADAM": (torch.optim.Adam, {}),
+        "ADAMW": (torch.optim.AdamW, {}),
+        "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
+    }
+    name = solver.OPTIMIZER.upper()
+    if name not in builders:
+        raise SetupError(
+            f"SOLVER.OPTIMIZER: expected one of {', '.join(builders)}, got {solver.OPTIMIZER}"
+        )
+    kind, options = builders[name]
+    groups = parameter_groups(
+        model,
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+    )
+    return maybe_add_gradient_clipping(cfg, kind)(groups, lr=solver.BASE_LR, **options)
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    weight_decay_norm: float | None,
+    bias_lr_factor: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Sorts parameters by learning rate and weight decay.
+
+    Detectron2's own function makes a group per parameter in 0.5 and merges them later on, so that
+    their checkpoints do not resume on each other; and it does not know our norm on the logits.
+
+    Args:
+        model: parameters that require no gradient are left out, shared ones taken once.
+        lr: of all parameters but biases.
+        weight_decay: of all parameters but those of norms.
+        weight_decay_norm: of the parameters of norms; None: as all others.
+        bias_lr_factor: factor on the learning rate of parameters named "bias".
+
+    Returns:
+        Groups with "params", "lr" and "weight_decay", in the order of their first parameter.
+    """
+    if weight_decay_norm is None:
+        weight_decay_norm = weight_decay
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        decay = weight_decay_norm if isinstance(module, _NORMS) else weight_decay
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            rate = lr * (bias_lr_factor if name == "bias" else 1.0)
+            groups[rate, decay].append(parameter)
+    return [
+        {"params": parameters, "lr": rate, "weight_decay": decay}
+        for (rate, decay), parameters in groups.items()
+    ]
+
+
+def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> Any:
+    """Builds SOLVER.LR_SCHEDULER_NAME.
+
+    Args:
+        cfg: of SOLVER: LR_SCHEDULER_NAME (WarmupPolyLR, WarmupCosineLR, WarmupMultiStepLR),
+            MAX_ITER, WARMUP_*, POLY_LR_*, STEPS, GAMMA.
+        optimizer: whose learning rates it moves.
+
+    Returns:
+        A torch scheduler, stepped once per iteration.
+
+    Raises:
+        SetupError: an unknown schedule.
+    """
+    name = cfg.SOLVER.LR_SCHEDULER_NAME
+    if name not in _SCHEDULERS:
+        raise SetupError(
+            f"SOLVER.LR_SCHEDULER_NAME: expected one of {', '.join(_SCHEDULERS)}, got {name}"
+        )
+    return build_deeplab_scheduler(cfg, optimizer)
+
+
+def follow_new_schedule(scheduler: Any, restore: Callable[[], None]) -> None:
+    """Loads a checkpoint without letting it bring the old length of the training back.
+
+    A polynomial schedule keeps `max_iters` in its state: after resuming with a larger MAX_ITER it
+    would take a fractional power of a negative number. And the optimiser brings the learning rate
+    of the old schedule back, which is 0 at the end of a finished training: the next iteration would
+    be lost.
+
+    Args:
+        scheduler: built for the new length; moved by `restore`.
+        restore: loads the checkpoint into optimiser and scheduler.
+    """
+    own = {k: getattr(scheduler, k) for k in ("max_iters", "warmup_iters") if hasattr(scheduler, k)}
+    restore()
+    vars(scheduler).update(own)
+    if scheduler.last_epoch > getattr(scheduler, "max_iters", scheduler.last_epoch):
+        return  # More was done than is wanted now: there is no next iteration.
+    rates = scheduler.get_lr()
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = list(rates)

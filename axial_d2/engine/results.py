@@ -1,0 +1,105 @@
+"""The numbers of an evaluation, as a file and as a short table."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from axial_d2.engine.checkpointer import last_checkpoint
+
+RESULTS_FILE = "results.json"
+# What is shown of each group of results: the numbers that papers compare.
+_SHOWN = (
+    ("panoptic_seg", ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")),
+    ("segm", ("AP", "AP50")),
+    ("sem_seg", ("mIoU", "pACC")),
+)
+
+
+def write_results(results: dict[str, Any], output_dir: str) -> Path:
+    """Writes the results of an evaluation to results.json.
+
+    Args:
+        results: nested dict of numbers; those that are not finite become null, since JSON has none.
+        output_dir: an existing directory.
+
+    Returns:
+        The file written.
+    """
+    path = Path(output_dir, RESULTS_FILE)
+    path.write_text(json.dumps(_plain(results), indent=2) + "\n")
+    return path
+
+
+def read_results(output_dir: str) -> dict[str, Any] | None:
+    """Reads what `write_results` wrote.
+
+    Args:
+        output_dir: OUTPUT_DIR of a training.
+
+    Returns:
+        The results, or None where there are none.
+    """
+    path = Path(output_dir, RESULTS_FILE)
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """A line per dataset with PQ, AP and mIoU.
+
+    Args:
+        results: of an evaluation, in percent; of one dataset, or by dataset name.
+
+    Returns:
+        The table as text; "-" for what was not measured or has no value.
+    """
+    one = any(group in results for group, _ in _SHOWN)
+    by_dataset = {"": results} if one else results
+    names = [(group, name) for group, shown in _SHOWN for name in shown]
+    rows = [
+        [dataset, *(_cell(values.get(group, {}).get(name)) for group, name in names)]
+        for dataset, values in by_dataset.items()
+    ]
+    headers = ["", *(name for _, name in names)]
+    if one:
+        rows, headers = [row[1:] for row in rows], headers[1:]
+    return tabulate(rows, headers, tablefmt="simple", stralign="right", disable_numparse=True)
+
+
+def summary(output_dir: str) -> str:
+    """What a training or evaluation has left behind, for the end of a command.
+
+    Args:
+        output_dir: its OUTPUT_DIR.
+
+    Returns:
+        The table, where there are results, and the files to look at.
+    """
+    results = read_results(output_dir)
+    lines = [results_table(results), ""] if results else []
+    files = {
+        title: Path(output_dir, name)
+        for title, name in (
+            ("results", RESULTS_FILE),
+            ("log", "log.txt"),
+            ("config", "config.yaml"),
+        )
+    }
+    lines += [f"{title + ':':<12}{path}" for title, path in files.items() if path.is_file()]
+    checkpoint = last_checkpoint(output_dir)
+    if checkpoint:
+        lines.append(f"{'checkpoint:':<12}{checkpoint}")
+    return "\n".join(lines)
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1f}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(v) for key, v in value.items()}
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,15 @@
+"""PQ, AP and mIoU of one model against one panoptic truth."""
+
+from axial_d2.evaluation.build import build_evaluator
+from axial_d2.evaluation.instance import InstanceEvaluator
+from axial_d2.evaluation.panoptic import PanopticQualityEvaluator
+from axial_d2.evaluation.semantic import SemanticEvaluator
+from axial_d2.evaluation.truth import PanopticTruth
+
+__all__ = [
+    "InstanceEvaluator",
+    "PanopticQualityEvaluator",
+    "PanopticTruth",
+    "SemanticEvaluator",
+    "build_evaluator",
+]

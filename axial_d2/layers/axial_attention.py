@@ -1,0 +1,205 @@
+"""Position-sensitive axial attention as layers: one axis, and both."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from axial_d2 import ops
+from axial_d2.layers.logit_norm import LogitNorm
+from axial_d2.layers.position_table import RelativePositionTable
+
+NormFactory = Callable[[int], nn.Module]
+
+AXES = ("height", "width")
+STRIDE_MODES = ("subsample", "avg_pool")
+
+
+class AxialAttention1d(nn.Module):
+    """Self-attention along the rows or along the columns of a feature map.
+
+    Equation 4 of Axial-DeepLab (ECCV 2020) with the batch norms of both public implementations:
+    over queries, keys and values; over the three logit terms; over the two output terms, which are
+    then summed. There is no 1/sqrt(d).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        axis: str,
+        num_heads: int = 8,
+        span: int | None = None,
+        max_distance: int = 254,
+        norm: NormFactory = nn.BatchNorm2d,
+        logit_norm: NormFactory = LogitNorm,
+        backend: str = "auto",
+    ) -> None:
+        """Builds one layer.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output and of the values; queries and keys have half.
+            axis: "height", each column is a strip, or "width", each row is.
+            num_heads: G.
+            span: odd number of keys a query sees, 0 or None for the whole strip.
+            max_distance: the largest relative distance with a table row of its own.
+            norm: makes the norm of that many channels, applied to (N, C, H, W).
+            logit_norm: makes the norm on the logits of that many heads.
+            backend: which implementation of `ops.axial_attention`.
+
+        Raises:
+            ValueError: an unknown axis or backend, an even span, or channels that the heads can't
+                share: each needs at least one channel of a query and two of a value.
+        """
+        super().__init__()
+        if axis not in AXES:
+            raise ValueError(f"axis: expected one of {', '.join(AXES)}, got {axis!r}")
+        if num_heads < 1 or out_channels < 1 or out_channels % (2 * num_heads):
+            raise ValueError(
+                f"out_channels: expected a multiple of twice the {num_heads} heads, "
+                f"got {out_channels}"
+            )
+        ops.check_backend_name(backend)
+        self.axis = axis
+        self.num_heads = num_heads
+        self.span = ops.check_span(span)
+        self.backend = backend
+        self.out_channels = out_channels
+        self.value_depth = out_channels // num_heads
+        self.query_depth = self.value_depth // 2
+
+        # Channels: all queries, all keys, all values; head after head in each.
+        self.qkv = nn.Conv2d(in_channels, 2 * out_channels, kernel_size=1, bias=False)
+        self.qkv_norm = norm(2 * out_channels)
+        self.logit_norm = logit_norm(num_heads)
+        self.content_norm = norm(out_channels)
+        self.position_norm = norm(out_channels)
+        # The public PyTorch implementation's start: variance 1 / channels per head.
+        table = {"max_distance": max_distance, "std": self.value_depth**-0.5}
+        self.query_table = RelativePositionTable(depth=self.query_depth, **table)
+        self.key_table = RelativePositionTable(depth=self.query_depth, **table)
+        self.value_table = RelativePositionTable(depth=self.value_depth, **table)
+        nn.init.normal_(self.qkv.weight, std=in_channels**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends along the axis.
+
+        Args:
+            x: (N, in_channels, H, W), any H and W.
+
+        Returns:
+            (N, out_channels, H, W).
+        """
+        q, k, v = self._strips(self.qkv_norm(self.qkv(x)))
+        tables = (self.query_table(), self.key_table(), self.value_table())
+        span = ops.check_span(self.span, q.shape[2])
+        scale = self.logit_norm(q, k, *tables[:2], span=span, backend=self.backend)
+        content, position = ops.axial_attention(
+            q, k, v, *tables, logit_scale=scale, span=span, backend=self.backend
+        )
+        content = self.content_norm(self._feature_map(content, x))
+        return content + self.position_norm(self._feature_map(position, x))
+
+    def _strips(self, qkv: Tensor) -> list[Tensor]:
+        """Cuts (N, 2 * out_channels, H, W) into q, k and v, each (B, G, L, D)."""
+        order = (0, 3, 2, 1) if self.axis == "height" else (0, 2, 3, 1)
+        strips = qkv.permute(order).flatten(0, 1)  # (B, L, 2 * out_channels)
+        half = self.out_channels // 2
+        return [
+            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, G, L, D)
+            for part in strips.split([half, half, self.out_channels], dim=2)
+        ]
+
+    def _feature_map(self, strips: Tensor, x: Tensor) -> Tensor:
+        """Puts (B, G, L, D) back into (N, G * D, H, W), N, H and W as x has them."""
+        lines = strips.transpose(1, 2).flatten(2)  # (B, L, G * D)
+        lines = lines.unflatten(0, (x.shape[0], -1))  # (N, W or H, L, G * D)
+        order = (0, 3, 2, 1) if self.axis == "height" else (0, 3, 1, 2)
+        return lines.permute(order)  # (N, G * D, H, W)
+
+    def extra_repr(self) -> str:
+        return f"axis={self.axis}, heads={self.num_heads}, span={self.span or 'global'}"
+
+
+class AxialAttention2d(nn.Module):
+    """Attention along the height, then along the width, with an optional stride.
+
+    Nothing stands between the two passes (Axial-DeepLab, section 3.3); the activation comes after.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        stride_mode: str = "subsample",
+        num_heads: int = 8,
+        span: int | None = None,
+        max_distance: int = 254,
+        norm: NormFactory = nn.BatchNorm2d,
+        logit_norm: NormFactory = LogitNorm,
+        backend: str = "auto",
+    ) -> None:
+        """Builds both passes.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            stride: both axes shrink to ceil(size / stride).
+            stride_mode: "subsample" takes every s-th row after the height pass and every s-th
+                column after the width pass; "avg_pool" averages s x s windows after both, the last
+                one of an odd size over what is left of it.
+            num_heads: as for `AxialAttention1d`, like all that follow.
+            span: see there.
+            max_distance: see there.
+            norm: see there.
+            logit_norm: see there.
+            backend: see there.
+
+        Raises:
+            ValueError: an unknown stride mode, a stride below 1, or as `AxialAttention1d`.
+        """
+        super().__init__()
+        if stride_mode not in STRIDE_MODES:
+            raise ValueError(
+                f"stride_mode: expected one of {', '.join(STRIDE_MODES)}, got {stride_mode!r}"
+            )
+        if stride < 1:
+            raise ValueError(f"stride: expected at least 1, got {stride}")
+        self.stride = stride
+        self.stride_mode = stride_mode
+        common = {
+            "out_channels": out_channels,
+            "num_heads": num_heads,
+            "span": span,
+            "max_distance": max_distance,
+            "norm": norm,
+            "logit_norm": logit_norm,
+            "backend": backend,
+        }
+        self.height = AxialAttention1d(in_channels=in_channels, axis="height", **common)
+        self.width = AxialAttention1d(in_channels=out_channels, axis="width", **common)
+        self.pool = (
+            nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+            if stride > 1 and stride_mode == "avg_pool"
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends along both axes.
+
+        Args:
+            x: (N, in_channels, H, W), any H and W.
+
+        Returns:
+            (N, out_channels, ceil(H / stride), ceil(W / stride)).
+        """
+        step = self.stride if self.stride_mode == "subsample" else 1
+        x = self.height(x)[:, :, ::step]
+        x = self.width(x)[:, :, :, ::step]
+        return self.pool(x)
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, stride_mode={self.stride_mode}"

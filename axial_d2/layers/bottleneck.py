@@ -1,0 +1,68 @@
+"""The residual block of Axial-ResNet."""
+
+from torch import Tensor, nn
+
+from axial_d2.layers.axial_attention import NormFactory
+from axial_d2.layers.drop_path import DropPath
+
+
+class AxialBottleneck(nn.Module):
+    """A ResNet bottleneck whose 3x3 convolution is an attention (Axial-DeepLab, figure 2).
+
+    1x1, norm, ReLU; attention, ReLU; 1x1, norm; plus the shortcut, ReLU.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        attention: nn.Module,
+        stride: int = 1,
+        norm: NormFactory = nn.BatchNorm2d,
+        drop_path: float = 0.0,
+    ) -> None:
+        """Puts the block together around its attention.
+
+        Args:
+            in_channels: channels of the input.
+            mid_channels: channels of the attention, in and out.
+            out_channels: channels of the output.
+            attention: maps (N, mid_channels, H, W) to the same channels at ceil(size / stride).
+            stride: the attention's stride, which the shortcut must match.
+            norm: makes the norm of that many channels.
+            drop_path: chance of leaving the branch out in training.
+        """
+        super().__init__()
+        self.reduce = nn.Conv2d(in_channels, mid_channels, kernel_size=1, bias=False)
+        self.reduce_norm = norm(mid_channels)
+        self.attention = attention
+        self.expand = nn.Conv2d(mid_channels, out_channels, kernel_size=1, bias=False)
+        self.expand_norm = norm(out_channels)
+        self.drop_path = DropPath(drop_path)
+        self.relu = nn.ReLU(inplace=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+                norm(out_channels),
+            )
+            init_convolution(self.shortcut[0])
+        init_convolution(self.reduce)
+        init_convolution(self.expand)
+        # The block starts as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1).
+        if getattr(self.expand_norm, "weight", None) is not None:
+            nn.init.zeros_(self.expand_norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes (N, in_channels, H, W), gives (N, out_channels, H / stride, W / stride)."""
+        branch = self.relu(self.reduce_norm(self.reduce(x)))
+        branch = self.relu(self.attention(branch))
+        branch = self.expand_norm(self.expand(branch))
+        return self.relu(self.drop_path(branch) + self.shortcut(x))
+
+
+def init_convolution(convolution: nn.Conv2d) -> None:
+    """He initialisation for a convolution that a ReLU follows."""
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")

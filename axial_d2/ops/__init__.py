@@ -1,0 +1,160 @@
+"""Axial attention as functions on tensors: one specification, `reference`, and its fast twins.
+
+>>> from axial_d2 import ops
+>>> content, position = ops.axial_attention(q, k, v, query_table, key_table, value_table, span=65)
+"""
+
+from torch import Tensor
+
+from axial_d2.ops.chooser import (
+    BACKENDS,
+    AttentionSizes,
+    Backend,
+    check_backend_name,
+    choose_backend,
+    record,
+    record_backends,
+    use_backend,
+)
+
+__all__ = [
+    "BACKENDS",
+    "AttentionSizes",
+    "Backend",
+    "axial_attention",
+    "check_backend_name",
+    "check_span",
+    "choose_backend",
+    "logit_moments",
+    "record_backends",
+    "use_backend",
+]
+
+
+def axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Position-sensitive attention along strips (Axial-DeepLab, equation 4).
+
+    With `o` a query's position and `p` a key's, per head:
+
+        w      = softmax_p(s0 q_o . k_p + s1 q_o . rq[p - o] + s2 k_p . rk[p - o])
+        content_o, position_o = sum_p w_p v_p, sum_p w_p rv[p - o]
+
+    The paper's output is their sum; they come apart because each has its own norm.
+
+    Args:
+        q: (B, G, L, Dq) queries: B strips, G heads, L positions.
+        k: (B, G, L, Dq) keys.
+        v: (B, G, L, Dv) values.
+        query_table: (2 * max_distance + 1, Dq), or (G, 2 * max_distance + 1, Dq): `rq`, whose row
+            `key - query + max_distance` belongs to a pair; further apart, the end row.
+        key_table: like `query_table`: `rk`.
+        value_table: (2 * max_distance + 1, Dv), or (G, ..., Dv): `rv`.
+        logit_scale: (3, G), the scales s0, s1, s2 of each head; None for ones.
+        span: odd number of keys that a query sees, centred on it and cut off at the strip's ends;
+            None or 0 for all.
+        backend: "auto", or a key of `BACKENDS`.
+
+    Returns:
+        content and position, both (B, G, L, Dv).
+
+    Raises:
+        ValueError: shapes that don't fit together, a span that is even or negative, or a backend
+            that is unknown or can't run.
+    """
+    _check_inputs(q, k, query_table, key_table, logit_scale)
+    if v.shape[:3] != q.shape[:3] or v.dim() != 4:
+        raise ValueError(f"v: expected {(*q.shape[:3], 'Dv')}, got {tuple(v.shape)}")
+    _check_table("value_table", value_table, q.shape[1], v.shape[3])
+    span = check_span(span, q.shape[2])
+    chosen = choose_backend(backend, AttentionSizes(q, v, span))
+    record(chosen.name)
+    return chosen.axial_attention(
+        q, k, v, query_table, key_table, value_table, logit_scale=logit_scale, span=span
+    )
+
+
+def logit_moments(
+    q: Tensor,
+    k: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    *,
+    span: int | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, int]:
+    """Mean and variance of the three logit terms, for the norm on the logits.
+
+    Args:
+        q: (B, G, L, Dq) queries.
+        k: (B, G, L, Dq) keys.
+        query_table: as for `axial_attention`.
+        key_table: as for `axial_attention`.
+        span: as for `axial_attention`; only pairs within it count.
+        backend: "auto", or a key of `BACKENDS`.
+
+    Returns:
+        The mean (3, G) and the biased variance (3, G) of q.k, q.rq and k.rk per head, and the
+        number of values each was taken over.
+
+    Raises:
+        ValueError: as `axial_attention`.
+    """
+    _check_inputs(q, k, query_table, key_table, None)
+    span = check_span(span, q.shape[2])
+    chosen = choose_backend(backend, AttentionSizes(q, q, span))
+    return chosen.logit_moments(q, k, query_table, key_table, span=span)
+
+
+def check_span(span: int | None, length: int | None = None) -> int | None:
+    """Brings a span to its plain form.
+
+    Args:
+        span: odd and positive, or None or 0 for the whole strip.
+        length: L; from 2 L - 1 on a span covers the whole strip.
+
+    Returns:
+        The span, or None where every query sees the whole strip.
+
+    Raises:
+        ValueError: the span is even or negative, or not a whole number.
+    """
+    if span is None or span == 0:
+        return None
+    if isinstance(span, bool) or int(span) != span or span < 0 or span % 2 == 0:
+        raise ValueError(f"span: expected an odd number, or 0 or None for global, got {span!r}")
+    if length is not None and span >= 2 * length - 1:
+        return None
+    return int(span)
+
+
+def _check_inputs(
+    q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, logit_scale: Tensor | None
+) -> None:
+    if q.dim() != 4 or 0 in q.shape[:3]:
+        raise ValueError(f"q: expected (B, G, L, D) with none of B, G, L 0, got {tuple(q.shape)}")
+    if k.shape != q.shape:
+        raise ValueError(f"k: expected q's shape {tuple(q.shape)}, got {tuple(k.shape)}")
+    _check_table("query_table", query_table, q.shape[1], q.shape[3])
+    _check_table("key_table", key_table, q.shape[1], q.shape[3])
+    if logit_scale is not None and logit_scale.shape != (3, q.shape[1]):
+        raise ValueError(f"logit_scale: expected {(3, q.shape[1])}, got {tuple(logit_scale.shape)}")
+
+
+def _check_table(name: str, table: Tensor, heads: int, depth: int) -> None:
+    fits = table.dim() in (2, 3) and table.shape[-1] == depth and table.shape[-2] % 2 == 1
+    if not fits or (table.dim() == 3 and table.shape[0] != heads):
+        raise ValueError(
+            f"{name}: expected (rows, {depth}) or ({heads}, rows, {depth}) with an odd number of "
+            f"rows, got {tuple(table.shape)}"
+        )

@@ -1,0 +1,122 @@
+"""Which implementation of axial attention runs, and why."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from axial_d2.ops import blocked, reference
+
+
+@dataclass(frozen=True)
+class AttentionSizes:
+    """What a backend needs to know to say whether it can run.
+
+    Attributes:
+        query: (B, G, L, Dq), the queries; their shape, dtype and device are what matters.
+        value: (B, G, L, Dv), the values.
+        span: odd number of keys around a query, None for the whole strip.
+    """
+
+    query: Tensor
+    value: Tensor
+    span: int | None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of `axial_attention` and `logit_moments`.
+
+    Attributes:
+        name: what `backend=` and the config's `MODEL.AXIAL_RESNET.BACKEND` call it.
+        axial_attention: same arguments and results as `reference.axial_attention`.
+        logit_moments: same arguments and results as `reference.logit_moments`.
+        why_not: the reason it can't run on these inputs, or None where it can.
+    """
+
+    name: str
+    axial_attention: Callable[..., tuple[Tensor, Tensor]]
+    logit_moments: Callable[..., tuple[Tensor, Tensor, int]]
+    why_not: Callable[[AttentionSizes], str | None]
+
+
+# Fastest first: "auto" takes the first that can run. The reference can always run.
+BACKENDS: dict[str, Backend] = {
+    "blocked": Backend(
+        name="blocked",
+        axial_attention=blocked.axial_attention,
+        logit_moments=blocked.logit_moments,
+        why_not=lambda sizes: None,
+    ),
+    "reference": Backend(
+        name="reference",
+        axial_attention=reference.axial_attention,
+        logit_moments=reference.logit_moments,
+        why_not=lambda sizes: None,
+    ),
+}
+
+_forced: list[str] = []
+_recorders: list[list[str]] = []
+
+
+def choose_backend(name: str, sizes: AttentionSizes) -> Backend:
+    """Finds the implementation to run.
+
+    Args:
+        name: a key of `BACKENDS`, or "auto" for the first that can run.
+        sizes: the inputs.
+
+    Returns:
+        The backend.
+
+    Raises:
+        ValueError: the name is unknown, or the named backend can't run on these inputs; the message
+            gives its reason.
+    """
+    if _forced:
+        name = _forced[-1]
+    if name == "auto":
+        return next(b for b in BACKENDS.values() if b.why_not(sizes) is None)
+    check_backend_name(name)
+    reason = BACKENDS[name].why_not(sizes)
+    if reason is not None:
+        raise ValueError(f"backend {name!r} can't run here: {reason}")
+    return BACKENDS[name]
+
+
+def check_backend_name(name: str) -> None:
+    """Raises ValueError unless `name` is "auto" or a known backend."""
+    if name != "auto" and name not in BACKENDS:
+        known = ", ".join(["auto", *BACKENDS])
+        raise ValueError(f"backend: expected one of {known}, got {name!r}")
+
+
+def record(name: str) -> None:
+    """Tells every open `record_backends` that a backend ran."""
+    for names in _recorders:
+        names.append(name)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs every axial attention inside the block on one backend, whatever the layers ask for."""
+    check_backend_name(name)
+    _forced.append(name)
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+@contextmanager
+def record_backends() -> Iterator[list[str]]:
+    """Gives a list to which the name of each backend that runs in the block is appended."""
+    names: list[str] = []
+    _recorders.append(names)
+    try:
+        yield names
+    finally:
+        # By identity: two open recorders may hold equal lists.
+        _recorders[:] = [r for r in _recorders if r is not names]

@@ -1,0 +1,77 @@
+"""Mean and variance of the logits without the logits.
+
+Sums of inner products are inner products of sums. With S over strips b, queries i and keys j:
+
+    S q_bi . k_bj        = sum_b (sum_i q_bi) . (sum_j k_bj)
+    S (q_bi . k_bj)^2    = sum_b < sum_i q_bi q_bi^T, sum_j k_bj k_bj^T >
+    S q_bi . rq[j-i]     = sum_i (sum_b q_bi) . (sum_j rq[j-i])
+    S (q_bi . rq[j-i])^2 = sum_i < sum_b q_bi q_bi^T, sum_j rq[j-i] rq[j-i]^T >
+
+and for k . rk the same with i and j exchanged. O(B L D^2) instead of O(B L^2 D), and no L x L map.
+"""
+
+import torch
+from torch import Tensor
+
+
+def logit_moments(
+    q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, *, span: None = None
+) -> tuple[Tensor, Tensor, int]:
+    """Closed form of `reference.logit_moments` for the whole strip.
+
+    Args:
+        q: (B, G, L, D).
+        k: (B, G, L, D).
+        query_table: (2 * L - 1, D) or (G, 2 * L - 1, D), the row of distance 0 in the middle.
+        key_table: like `query_table`.
+        span: None; a span has no such form.
+
+    Returns:
+        Mean (3, G), biased variance (3, G), count.
+    """
+    strips, _, length, _ = q.shape
+    count = strips * length * length
+    # The variance is a small difference of large sums where q and k are far from zero: the last
+    # steps are in float64.
+    wide = torch.float64
+    strip_sums = [t.sum(dim=2).to(wide) for t in (q, k)]  # (B, G, D)
+    strip_squares = [torch.einsum("bgid,bgie->bgde", t, t).to(wide) for t in (q, k)]
+    place_sums = [t.sum(dim=0).to(wide) for t in (q, k)]  # (G, L, D)
+    place_squares = [torch.einsum("bgid,bgie->gide", t, t).to(wide) for t in (q, k)]
+
+    # A query i meets the rows of distance -i .. L - 1 - i, a key j those of j - L + 1 .. j.
+    ends = torch.arange(length, device=q.device)
+    tables = [
+        _window_sums(query_table.to(wide), length - 1 - ends, length),
+        _window_sums(key_table.to(wide), ends, length),
+    ]
+    first = [torch.einsum("bgd,bgd->g", *strip_sums)]
+    second = [torch.einsum("bgde,bgde->g", *strip_squares)]
+    for total, square, (row_sum, row_square) in zip(
+        place_sums, place_squares, tables, strict=True
+    ):
+        first.append((total * row_sum).sum(dim=(1, 2)))
+        second.append((square * row_square).sum(dim=(1, 2, 3)))
+    mean = torch.stack(first) / count  # (3, G)
+    variance = (torch.stack(second) / count - mean.square()).clamp_min(0)
+    return mean.to(q.dtype), variance.to(q.dtype), count
+
+
+def _window_sums(table: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Sums of `length` successive rows, and of their outer products.
+
+    Args:
+        table: (R, D) or (G, R, D).
+        starts: (L,) first row of each window.
+        length: rows per window.
+
+    Returns:
+        (1 or G, L, D) and (1 or G, L, D, D).
+    """
+    table = table if table.dim() == 3 else table[None]
+    outer = table[..., :, None] * table[..., None, :]  # (1 or G, R, D, D)
+    sums = []
+    for rows in (table, outer):
+        before = torch.cat([torch.zeros_like(rows[:, :1]), rows.cumsum(dim=1)], dim=1)
+        sums.append(before[:, starts + length] - before[:, starts])
+    return sums[0], sums[1]

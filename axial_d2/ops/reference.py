@@ -1,0 +1,129 @@
+"""Position-sensitive axial attention in plain PyTorch: the specification.
+
+Every faster implementation must equal what stands here, forward and backward, at any strip length.
+Readable before fast: all three logit maps are held in memory at once.
+
+One head, one strip of length L; `o` is the query's position, `p` the key's (Axial-DeepLab, ECCV
+2020, equation 4):
+
+    y_o = sum_p softmax_p(q_o . k_p + q_o . rq[p - o] + k_p . rk[p - o]) (v_p + rv[p - o])
+
+Axis letters: B strips, G heads, L positions of a strip, D depth per head; `i` indexes queries and
+`j` keys.
+"""
+
+import torch
+from torch import Tensor
+
+
+def relative_rows(length: int, max_distance: int, device: torch.device | None = None) -> Tensor:
+    """The row of a position table that each query and key pair looks up.
+
+    Args:
+        length: L, the number of positions in a strip.
+        max_distance: the largest distance the table holds; further ones use its end rows.
+        device: where to put the result.
+
+    Returns:
+        (L, L) int64: `clip(key - query, -max_distance, max_distance) + max_distance`, queries down,
+        keys across.
+    """
+    position = torch.arange(length, device=device)
+    distance = position[None, :] - position[:, None]
+    return distance.clamp(-max_distance, max_distance) + max_distance
+
+
+def band(length: int, span: int | None, device: torch.device | None = None) -> Tensor:
+    """Which keys each query sees.
+
+    Args:
+        length: L, the number of positions in a strip.
+        span: odd number of keys around a query, itself included; None for the whole strip.
+        device: where to put the result.
+
+    Returns:
+        (L, L) bool, queries down, keys across.
+    """
+    if span is None:
+        return torch.ones(length, length, dtype=torch.bool, device=device)
+    position = torch.arange(length, device=device)
+    return (position[None, :] - position[:, None]).abs() <= span // 2
+
+
+def lookup(table: Tensor, rows: Tensor) -> Tensor:
+    """Looks a position table up for every pair.
+
+    Args:
+        table: (R, D), shared by the heads, or (G, R, D).
+        rows: (L, L), from `relative_rows`.
+
+    Returns:
+        (1, L, L, D) or (G, L, L, D).
+    """
+    shared = table if table.dim() == 3 else table[None]
+    return shared[:, rows]
+
+
+def logit_terms(q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor) -> Tensor:
+    """The three terms of the logits, before any scale.
+
+    Args:
+        q: (B, G, L, D) queries.
+        k: (B, G, L, D) keys.
+        query_table: (R, D) or (G, R, D), `rq`.
+        key_table: (R, D) or (G, R, D), `rk`.
+
+    Returns:
+        (3, B, G, L, L): q.k, q.rq and k.rk, queries before keys.
+    """
+    rows = relative_rows(q.shape[2], query_table.shape[-2] // 2, q.device)
+    rq = lookup(query_table, rows).expand(q.shape[1], -1, -1, -1)  # (G, L, L, D)
+    rk = lookup(key_table, rows).expand(q.shape[1], -1, -1, -1)  # (G, L, L, D)
+    content = torch.einsum("bgid,bgjd->bgij", q, k)
+    query_position = torch.einsum("bgid,gijd->bgij", q, rq)
+    key_position = torch.einsum("bgjd,gijd->bgij", k, rk)
+    return torch.stack([content, query_position, key_position])
+
+
+def logit_moments(
+    q: Tensor,
+    k: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    *,
+    span: int | None = None,
+) -> tuple[Tensor, Tensor, int]:
+    """Mean and variance of each logit term, over strips and in-band pairs; see `axial_d2.ops`."""
+    terms = logit_terms(q, k, query_table, key_table)
+    inside = band(q.shape[2], span, q.device)
+    count = q.shape[0] * int(inside.sum())
+    mean = (terms * inside).sum(dim=(1, 3, 4)) / count  # (3, G)
+    centred = (terms - mean[:, None, :, None, None]) * inside
+    variance = centred.square().sum(dim=(1, 3, 4)) / count  # (3, G)
+    return mean, variance, count
+
+
+def axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The attention itself; see `axial_d2.ops.axial_attention`."""
+    terms = logit_terms(q, k, query_table, key_table)
+    if logit_scale is not None:
+        terms = terms * logit_scale[:, None, :, None, None]
+    logits = terms.sum(dim=0)  # (B, G, L, L)
+    inside = band(q.shape[2], span, q.device)
+    weights = logits.masked_fill(~inside, float("-inf")).softmax(dim=-1)
+
+    rows = relative_rows(q.shape[2], value_table.shape[-2] // 2, q.device)
+    rv = lookup(value_table, rows).expand(q.shape[1], -1, -1, -1)  # (G, L, L, Dv)
+    content = torch.einsum("bgij,bgjd->bgid", weights, v)
+    position = torch.einsum("bgij,gijd->bgid", weights, rv)
+    return content, position

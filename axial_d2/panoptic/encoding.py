@@ -1,0 +1,54 @@
+"""Segment ids as the three colour channels of a PNG (COCO panoptic format)."""
+
+import numpy as np
+
+# One byte per channel, R lowest (COCO panoptic format, cocodataset.org/#format-data).
+_CHANNEL_FACTORS = np.array([1, 256, 65536], dtype=np.int32)
+MAX_ID = 256**3 - 1
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+    """Reads segment ids from the colours of a panoptic PNG.
+
+    Args:
+        rgb: (H, W, 3) uint8, channels in the order R, G, B.
+
+    Returns:
+        (H, W) int32 ids in 0..256^3-1, id = R + 256 G + 65536 B.
+
+    Raises:
+        ValueError: `rgb` is not an (H, W, 3) array.
+        TypeError: `rgb` is not uint8.
+    """
+    rgb = np.asarray(rgb)
+    if rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"rgb must have shape (H, W, 3), got {rgb.shape}")
+    if rgb.dtype != np.uint8:
+        raise TypeError(f"rgb must be uint8, got {rgb.dtype}")
+    ids: np.ndarray = rgb[..., 2].astype(np.int32)
+    for channel in (1, 0):
+        ids <<= 8
+        ids |= rgb[..., channel]
+    return ids
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Writes segment ids as colours, the inverse of `rgb_to_id`.
+
+    Args:
+        ids: integers of any shape (...), each in 0..256^3-1.
+
+    Returns:
+        (..., 3) uint8, channels in the order R, G, B.
+
+    Raises:
+        TypeError: `ids` are not integers.
+        ValueError: an id lies outside 0..256^3-1.
+    """
+    ids = np.asarray(ids)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
+        raise ValueError(f"ids must lie in 0..{MAX_ID}, got {ids.min()}..{ids.max()}")
+    channels = ids[..., None] // _CHANNEL_FACTORS % 256  # (..., 3)
+    return channels.astype(np.uint8)

@@ -1,0 +1,209 @@
+"""From centres and offsets to instances: each thing pixel goes to the centre that it points to."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from axial_d2.panoptic.checks import as_real, check_floating, check_mask, check_tensor
+from axial_d2.panoptic.nearest import NearestPoint
+
+# Pixels at work at a time: their coordinates, votes and ids stay in cache.
+_PIXELS = 1 << 17
+
+
+def group_pixels(points: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+    """Gives each thing pixel to the centre nearest to its vote (its coordinates plus its offset).
+
+    Panoptic-DeepLab, section 3.3 (arXiv 1911.10194). Same result as Detectron2's `group_pixels`
+    multiplied by the mask; of centres equally near the first in `points` wins, and a vote that is
+    not finite goes to the first. Memory beside the result is bounded, whatever K.
+
+    Args:
+        points: (K, 2) centres, y and x in pixels of the mask.
+        offset: (2, H, W) floating point, (dy, dx) from the pixel to its centre, in pixels.
+        mask: (H, W) bool, true for thing pixels.
+
+    Returns:
+        (H, W) int64: 0 outside the mask, 1..K inside; all 0 where K = 0.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape.
+    """
+    check_mask("mask", mask, ("H", "W"))
+    height, width = mask.shape
+    check_tensor("offset", offset, (2, height, width))
+    check_floating("offset", offset)
+    check_tensor("points", points, ("K", 2))
+    instance = torch.zeros(height, width, dtype=torch.long, device=mask.device)
+    if not len(points) or not mask.numel():
+        return instance
+    offset = as_real(offset)
+    nearest = NearestPoint(points, (height, width), offset.dtype)
+    for rows, pixels in _masked_pixels(mask):
+        y = pixels.div(width, rounding_mode="floor")
+        x = pixels - y * width
+        y += rows.start
+        vote_y = offset[0, rows].flatten()[pixels].add_(y)
+        vote_x = offset[1, rows].flatten()[pixels].add_(x)
+        instance[rows].view(-1)[pixels] = nearest(vote_y, vote_x).add_(1)
+    return instance
+
+
+def group_cells(
+    points: Tensor,
+    offset: Tensor,
+    *,
+    size: tuple[int, int],
+    mask: Tensor,
+    cell_weight: Tensor | None = None,
+) -> Tensor:
+    """Groups full-resolution pixels from offsets predicted on a coarser grid.
+
+    Resizing offsets bilinearly invents votes half way between two centres along the border of
+    their instances. Here each CELL votes for its nearest centre, and a pixel takes, of the ids of
+    the four cells around it, the one with the largest sum of bilinear weight times cell weight.
+
+    Args:
+        points: (K, 2) centres, y and x in pixels of the full resolution.
+        offset: (2, h, w) floating point, (dy, dx) in pixels of the full resolution, from the
+            middle of cell (i, j) at ((i + 0.5) * H / h - 0.5, (j + 0.5) * W / w - 0.5), as in
+            a bilinear resize with align_corners=False.
+        size: height and width H, W in pixels of what the cells cover.
+        mask: (H, W) bool, true for thing pixels; or smaller, the upper left part of it, where the
+            cells cover padding too.
+        cell_weight: (h, w) floating point, at least 0; for instance the probability that the
+            cell is a thing. None = 1 everywhere. Where all four weights are 0, the nearest
+            cell decides. Of ids with equal weight that of the upper left cell wins.
+
+    Returns:
+        int64 of the mask's shape: 0 outside the mask, 1..K inside; all 0 where K = 0.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape, or a weight is negative.
+    """
+    check_mask("mask", mask, ("H", "W"))
+    height, width = mask.shape
+    if height > size[0] or width > size[1]:
+        raise ValueError(f"mask must lie within size {tuple(size)}, got {tuple(mask.shape)}")
+    check_tensor("offset", offset, (2, "h", "w"))
+    check_floating("offset", offset)
+    check_tensor("points", points, ("K", 2))
+    rows, columns = offset.shape[1:]
+    if cell_weight is not None:
+        check_tensor("cell_weight", cell_weight, (rows, columns))
+        check_floating("cell_weight", cell_weight)
+        if cell_weight.numel() and cell_weight.amin() < 0:
+            raise ValueError(f"cell_weight must be at least 0, got {cell_weight.amin().item()}")
+    if mask.numel() and not rows * columns:
+        raise ValueError(f"offset must have at least one cell, got shape {tuple(offset.shape)}")
+    instance = torch.zeros(height, width, dtype=torch.long, device=mask.device)
+    if not len(points) or not mask.numel():
+        return instance
+
+    middle_y, middle_x = _cell_middles((rows, columns), size, offset)
+    votes = as_real(offset) + torch.stack(torch.meshgrid(middle_y, middle_x, indexing="ij"))
+    nearest = NearestPoint(points, (height, width), votes.dtype)
+    cell_id = nearest(votes[0].flatten(), votes[1].flatten()).add_(1)  # (h * w,)
+    weight = None if cell_weight is None else cell_weight.to(votes.dtype).flatten()  # (h * w,)
+
+    low_y, high_y, part_y = _neighbours(rows, size[0], votes)
+    low_x, high_x, part_x = _neighbours(columns, size[1], votes)
+    for band, pixels in _masked_pixels(mask):
+        y = pixels.div(width, rounding_mode="floor")
+        x = pixels - y * width
+        y += band.start
+        top, bottom = low_y[y] * columns, high_y[y] * columns
+        left, right = low_x[x], high_x[x]
+        cells = torch.stack([top + left, top + right, bottom + left, bottom + right])  # (4, P)
+        ids = cell_id[cells]  # (4, P)
+        # Inside an instance the four agree; only along borders is there anything to weigh.
+        disputed = (ids[1:] != ids[0]).any(dim=0).nonzero().squeeze(1)
+        py, px = part_y[y[disputed]], part_x[x[disputed]]
+        share = torch.stack([(1 - py) * (1 - px), (1 - py) * px, py * (1 - px), py * px])
+        chosen = ids[0]
+        if len(disputed):
+            here = cells[:, disputed]
+            chosen[disputed] = _heaviest_id(ids[:, disputed], share, weight, here)
+        instance[band].view(-1)[pixels] = chosen
+    return instance
+
+
+def _heaviest_id(ids: Tensor, share: Tensor, weight: Tensor | None, cells: Tensor) -> Tensor:
+    """Of four ids per pixel (4, P) the one with the largest summed weight, (P,)."""
+    if weight is not None:
+        weighted = share * weight[cells]
+        # No weight anywhere: the nearest cell, which is the one with the largest bilinear share.
+        known = (weighted > 0).any(dim=0)
+        nearest = F.one_hot(share.argmax(dim=0), 4).T.to(share.dtype)  # (4, P)
+        share = torch.where(known, weighted, nearest)
+    total = torch.zeros_like(share)
+    for other in range(4):
+        total += share[other] * (ids == ids[other])
+    return ids.gather(0, total.argmax(dim=0, keepdim=True)).squeeze(0)
+
+
+def resize_offsets(offset: Tensor, size: tuple[int, int]) -> Tensor:
+    """Enlarges offsets so that every pixel of a cell votes for the place its cell votes for.
+
+    The training side of `group_cells`: out[p] = offset[cell(p)] + (middle of cell(p) - p), with
+    the nearest cell. Differentiable; the gradient of a cell is the sum over its pixels.
+
+    Args:
+        offset: (N, 2, h, w) floating point, (dy, dx) in pixels of the full resolution, from the
+            middle of the cell.
+        size: height and width H, W of the full resolution.
+
+    Returns:
+        (N, 2, H, W), float32 (float64 where the input is): coordinates do not fit half precision.
+
+    Raises:
+        TypeError, ValueError: an argument has another type or shape.
+    """
+    check_tensor("offset", offset, ("N", 2, "h", "w"))
+    check_floating("offset", offset)
+    height, width = size
+    if height < 1 or width < 1 or not offset.shape[2] * offset.shape[3]:
+        raise ValueError(
+            f"offset and size must have at least one pixel, got {tuple(offset.shape)} and {size}"
+        )
+    votes = as_real(offset)
+    middle_y, middle_x = _cell_middles((offset.shape[2], offset.shape[3]), size, votes)
+    votes = votes + torch.stack(torch.meshgrid(middle_y, middle_x, indexing="ij"))
+    votes = F.interpolate(votes, size=(height, width), mode="nearest-exact")  # (N, 2, H, W)
+    y = torch.arange(height, device=votes.device, dtype=votes.dtype)
+    x = torch.arange(width, device=votes.device, dtype=votes.dtype)
+    return votes - torch.stack(torch.meshgrid(y, x, indexing="ij"))
+
+
+def _cell_middles(
+    cells: tuple[int, int], size: tuple[int, int], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Full-resolution coordinates of the middles of the rows (h,) and columns (w,) of cells."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    middles = [
+        (torch.arange(n, device=like.device, dtype=dtype) + 0.5) * (full / n) - 0.5
+        for n, full in zip(cells, size, strict=True)
+    ]
+    return middles[0], middles[1]
+
+
+def _neighbours(cells: int, pixels: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each pixel of an axis the cells before and after it and the part of the latter."""
+    position = torch.arange(pixels, device=like.device, dtype=like.dtype)
+    position = ((position + 0.5) * (cells / pixels) - 0.5).clamp_(0, cells - 1)
+    low = position.floor()
+    high = (low + 1).clamp_(max=cells - 1)
+    return low.long(), high.long(), position - low
+
+
+def _masked_pixels(mask: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Bands of rows, each with the flat places of its true pixels, (P,) int64."""
+    height, width = mask.shape
+    band = max(1, _PIXELS // width)
+    for start in range(0, height, band):
+        rows = slice(start, min(start + band, height))
+        pixels = mask[rows].flatten().nonzero().squeeze(1)
+        if len(pixels):
+            yield rows, pixels

@@ -1,0 +1,19 @@
+"""Before all tests: the bridges, few threads, and a fixed seed for whoever asks."""
+
+import numpy as np
+import pytest
+import torch
+
+import axial_d2  # noqa: F401  (first: it applies the bridges to Detectron2)
+
+# Tests run beside other work on small machines; the results below do not depend on it.
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture
+def seed() -> int:
+    """Seeds torch and numpy's global generators; gives the seed, for generators of one's own."""
+    number = 20
+    torch.manual_seed(number)
+    np.random.seed(number)
+    return number

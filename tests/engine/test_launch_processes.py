@@ -1,0 +1,86 @@
+"""Several processes on a CPU: spawned by us, and by torchrun."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import arguments, train_and_save
+
+from axial_d2.engine import SetupError, launch, under_torchrun
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = ("SOLVER.MAX_ITER", "2", "DATASETS.TEST", "()", "MODEL.DEVICE", "cpu")
+
+
+def assert_same_weights(out):
+    first, second = (torch.load(out / f"rank{rank}.pt") for rank in (0, 1))
+    assert first.keys() == second.keys() and len(first) > 50
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: this is for the CPU")
+def test_two_spawned_processes_end_with_the_same_weights(config_file, tmp_path):
+    launch(train_and_save, 2, args=(arguments(config_file, *OPTIONS),))
+    assert_same_weights(tmp_path / "out")
+    assert (tmp_path / "out/model_final.pth").exists()
+    assert (tmp_path / "out/log.txt.rank1").exists()
+
+
+def test_two_processes_of_torchrun_end_with_the_same_weights(config_file, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = [{str(ROOT)!r}, {str(Path(__file__).parent)!r}]\n"
+        "from tiny_training import arguments, train_and_save\n"
+        "from axial_d2.engine import launch\n"
+        f"args = arguments({str(config_file)!r}, *{OPTIONS!r})\n"
+        "launch(train_and_save, args=(args,))\n"
+    )
+    run = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run"]
+    run += ["--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*run, str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_weights(tmp_path / "out")
+
+
+def test_one_process_is_this_one():
+    seen = []
+    launch(lambda *args: seen.append((os.getpid(), *args)), args=(1, 2))
+    assert seen == [(os.getpid(), 1, 2)]
+    assert not under_torchrun()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_machines": 2, "machine_rank": 2}, "--machine-rank: expected 0 to 1 .* got 2"),
+        ({"num_machines": 2}, "--dist-url: several machines need tcp://HOST:PORT"),
+    ],
+)
+def test_mistakes_in_the_arguments(kwargs, message):
+    with pytest.raises(SetupError, match=message):
+        launch(print, 1, **kwargs)
+
+
+def test_more_processes_than_gpus_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(SetupError, match="--num-gpus: expected at most 2, the GPUs found, got 3"):
+        launch(print, 3)
+
+
+def test_num_gpus_must_agree_with_torchrun(monkeypatch):
+    values = {"RANK": 0, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 2}
+    for name, value in {**values, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert under_torchrun()
+    with pytest.raises(SetupError, match="torchrun started 2 processes here, got 4"):
+        launch(print, 4)

@@ -1,0 +1,88 @@
+"""What is wrong is found before the first iteration."""
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from axial_d2.engine import SetupError, Trainer, load_config
+from axial_d2.engine.checkpointer import Checkpointer, last_checkpoint
+from axial_d2.engine.checks import check_before_evaluation, check_before_training
+
+
+def test_a_right_config_passes(config_file):
+    check_before_training(load_config(str(config_file)))
+
+
+def test_classes_of_heads_and_dataset_must_agree(config_file):
+    cfg = load_config(str(config_file), ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", "19"])
+    with pytest.raises(SetupError, match=r"NUM_CLASSES: expected 3, .*tiny_training.*, got 19"):
+        check_before_training(cfg)
+
+
+def test_broken_data_stop_the_training(config_file, tiny_dataset, tmp_path):
+    import shutil
+    from pathlib import Path
+
+    shutil.copytree(Path(tiny_dataset["json"]).parent, tmp_path / "broken")
+    (tmp_path / "broken/panoptic/p3.png").unlink()
+    entry = {k: str(tmp_path / "broken" / Path(v).name) for k, v in tiny_dataset.items()}
+    options = ["DATASETS.CUSTOM", str([{"name": "tiny_broken", **entry}])]
+    options += ["DATASETS.TRAIN", "('tiny_broken',)", "DATASETS.TEST", "()"]
+    with pytest.raises(SetupError, match=r"p3\.png"):
+        Trainer(load_config(str(config_file), options))
+    check_before_training(load_config(str(config_file), [*options, "DATASETS.CHECK", "False"]))
+
+
+def test_weights_must_be_there(config_file, tmp_path):
+    cfg = load_config(str(config_file), ["MODEL.WEIGHTS", str(tmp_path / "no.pth")])
+    with pytest.raises(SetupError, match=r"MODEL\.WEIGHTS: no such file: .*no\.pth"):
+        check_before_training(cfg)
+
+
+def test_evaluation_needs_weights_and_is_told_of_those_at_hand(config_file, tmp_path):
+    cfg = load_config(str(config_file))
+    with pytest.raises(SetupError, match="expected a file with trained weights, got none$"):
+        check_before_evaluation(cfg, resume=False)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/model_final.pth").write_bytes(b"")
+    (tmp_path / "out/last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(SetupError, match=r"OUTPUT_DIR has one: .*out/model_final\.pth"):
+        check_before_evaluation(cfg, resume=False)
+    check_before_evaluation(cfg, resume=True)
+    assert last_checkpoint(cfg.OUTPUT_DIR) == str(tmp_path / "out/model_final.pth")
+
+
+def test_batch_is_shared_evenly(config_file, monkeypatch):
+    cfg = load_config(str(config_file))
+    monkeypatch.setattr(comm, "get_world_size", lambda: 4)
+    with pytest.raises(SetupError, match="IMS_PER_BATCH: expected a multiple of the 4 .* got 2"):
+        check_before_training(cfg)
+
+
+def test_syncbn_on_several_cpu_processes_is_refused_with_the_keys(config_file, monkeypatch):
+    cfg = load_config(
+        str(config_file), ["MODEL.SEM_SEG_HEAD.NORM", "SyncBN", "MODEL.DEVICE", "cpu"]
+    )
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    with pytest.raises(SetupError, match=r"naiveSyncBN or BN for .*MODEL\.SEM_SEG_HEAD\.NORM"):
+        check_before_training(cfg)
+
+
+def test_values_that_the_model_refuses_are_told_in_one_line(config_file):
+    cfg = load_config(str(config_file), ["MODEL.AXIAL_RESNET.DEPTH", "27"])
+    with pytest.raises(SetupError, match=r"the model cannot be built: .*27"):
+        Trainer.build_model(cfg)
+    cfg = load_config(str(config_file), ["MODEL.BACKBONE.NAME", "build_no_such_backbone"])
+    with pytest.raises(SetupError, match="the model cannot be built: .*build_no_such_backbone"):
+        Trainer.build_model(cfg)
+
+
+def test_a_file_of_another_model_is_an_error_and_a_partial_one_is_not(tmp_path):
+    torch.save({"model": {"a.weight": torch.zeros(2, 5)}}, tmp_path / "other.pth")
+    torch.save({"model": {"0.weight": torch.ones(4, 3)}}, tmp_path / "part.pth")
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    with pytest.raises(SetupError, match=r"other\.pth: weights of another model: none of the 1 "):
+        Checkpointer(model).load(str(tmp_path / "other.pth"))
+    Checkpointer(model).load(str(tmp_path / "part.pth"))
+    assert (model[0].weight == 1).all()

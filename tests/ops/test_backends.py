@@ -1,0 +1,111 @@
+"""Every backend against the reference, forward and backward, at awkward sizes."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from axial_d2 import ops
+from axial_d2.ops import blocked
+
+FAST = [name for name in ops.BACKENDS if name != "reference"]
+# Strips, length, distances in the table, span: one position, primes, a table shorter than the
+# strip, spans shorter and longer than it.
+CASES = [(3, 1, 2, None), (4, 7, 9, None), (5, 13, 4, None), (3, 11, 20, 5), (2, 6, 3, 3)]
+
+
+def draw(strips: int, length: int, distance: int, folded: bool) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    heads, depth = 2, 3
+    table = (heads, 2 * distance + 1) if folded else (2 * distance + 1,)
+    strip = (strips, heads, length)
+    shapes = [
+        (*strip, depth),
+        (*strip, depth),
+        (*strip, 2 * depth),
+        (*table, depth),
+        (*table, depth),
+        (*table, 2 * depth),
+        (3, heads),
+    ]
+    return [
+        torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes
+    ]
+
+
+def run(backend: str, inputs: list[Tensor], span: int | None) -> tuple[list[Tensor], list[Tensor]]:
+    for t in inputs:
+        t.grad = None
+    *tensors, scale = inputs
+    with ops.record_backends() as ran:
+        outputs = list(
+            ops.axial_attention(*tensors, logit_scale=scale, span=span, backend=backend)
+        )
+    assert ran == [backend]
+    mean, variance, _ = ops.logit_moments(
+        tensors[0], tensors[1], *tensors[3:5], span=span, backend=backend
+    )
+    outputs += [mean, variance]
+    sum((o * torch.sin(torch.arange(o.numel()).view_as(o) + 1.0)).sum() for o in outputs).backward()
+    return outputs, [t.grad.clone() for t in inputs]
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("block_floats", [1, 200, 1 << 18])
+@pytest.mark.parametrize(("strips", "length", "distance", "span"), CASES)
+def test_equals_the_reference(
+    backend: str,
+    strips: int,
+    length: int,
+    distance: int,
+    span: int | None,
+    folded: bool,
+    block_floats: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blocked, "BLOCK_FLOATS", block_floats)
+    inputs = draw(strips, length, distance, folded)
+    expected, got = run("reference", inputs, span), run(backend, inputs, span)
+    for one, other in zip([*expected[0], *expected[1]], [*got[0], *got[1]], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_single_precision_is_as_good_as_the_references(backend: str) -> None:
+    exact_inputs = draw(6, 33, 12, False)
+    exact = run("reference", exact_inputs, None)
+    single = [t.detach().float().requires_grad_() for t in exact_inputs]
+    plain, fast = run("reference", single, None), run(backend, single, None)
+    for true, eager, ours in zip(
+        [*exact[0], *exact[1]], [*plain[0], *plain[1]], [*fast[0], *fast[1]], strict=True
+    ):
+        eager_error = (eager - true).abs().max()
+        # Twice the reference's own error, or four roundings of the largest value.
+        bound = max(2 * eager_error, 4 * torch.finfo(torch.float32).eps * true.abs().max())
+        assert (ours - true).abs().max() <= bound
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_moments_survive_a_large_mean(backend: str) -> None:
+    inputs = draw(8, 21, 30, False)
+    q, k = (10 + t.detach() for t in inputs[:2])
+    tables = [t.detach() for t in inputs[3:5]]
+    _, exact, _ = ops.logit_moments(q, k, *tables, backend="reference")
+    _, ours, _ = ops.logit_moments(
+        q.float(), k.float(), *(t.float() for t in tables), backend=backend
+    )
+    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_half_precision_accumulates_in_single(backend: str) -> None:
+    inputs = [t.detach().to(torch.bfloat16) for t in draw(4, 40, 60, False)]
+    exact = ops.axial_attention(
+        *(t.double() for t in inputs[:-1]), logit_scale=inputs[-1].double(), backend="reference"
+    )
+    for backend_name, factor in (("reference", 1), (backend, 2)):
+        rough = ops.axial_attention(*inputs[:-1], logit_scale=inputs[-1], backend=backend_name)
+        errors = [float((r - e).abs().max()) for r, e in zip(rough, exact, strict=True)]
+        if factor == 1:
+            eager_errors = errors
+        assert all(e <= factor * b for e, b in zip(errors, eager_errors, strict=True))
