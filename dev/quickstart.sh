@@ -23,7 +23,7 @@ say "3/3 Pictures"
     --output "$OUTPUT/pictures" --opts MODEL.WEIGHTS "$OUTPUT/model_final.pth" "$@"
 
 say ""
-"$PYTHON" -c '
+"$PYTHON" -W ignore -c '
 import sys
 import axial_d2
 from axial_d2.engine import read_results, results_table

@@ -72,6 +72,8 @@ make_venv() {
         say "Going on with .venv (Python $P_VERSION)"
         LOG="$VENV/setup.log"
     else
+        [ ! -e "$VENV/pyvenv.cfg" ] || [ -e "$VENV/setup.log" ] || ! probe "$PYTHON" ||
+            fail "$VENV is there already, with Python $P_VERSION and not made by this script; remove it and run this again."
         choose_base
         check_space
         say "Making .venv with $BASE ($P_VERSION)"

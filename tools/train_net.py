@@ -32,7 +32,7 @@ def main() -> int:
             args.dist_url,
             args=(args,),
         )
-    except SetupError as error:
+    except (SetupError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

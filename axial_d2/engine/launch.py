@@ -55,10 +55,7 @@ def launch(
     """
     if under_torchrun():
         _join_torchrun(num_gpus)
-        try:
-            main(*args)
-        finally:
-            dist.destroy_process_group()
+        _run(main, args)
         return
     _check(num_gpus, num_machines, machine_rank, dist_url)
     if num_gpus * num_machines == 1:
@@ -72,7 +69,7 @@ def launch(
             args=(main, num_gpus, num_machines, machine_rank, url, args),
         )
     except mp.ProcessExitedException as error:
-        # The process has said why (see _spawned); a traceback of the launcher adds nothing.
+        # The process has said why (see _run); a traceback of the launcher adds nothing.
         sys.exit(error.exit_code or 1)
 
 
@@ -105,12 +102,19 @@ def _spawned(
         world_size=num_gpus * num_machines,
         rank=machine_rank * num_gpus + local_rank,
     )
+    _run(main, args)
+
+
+def _run(main: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Calls `main` in one of several processes, and ends this one where a user's mistake shows."""
     try:
         main(*args)
     except SetupError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
         # Not sys.exit: the other processes may be waiting for this one in a collective call, and
-        # leaving the group in order would wait for them.
+        # leaving the group in order would wait for them. The launcher ends them.
         os._exit(1)
     dist.destroy_process_group()
 

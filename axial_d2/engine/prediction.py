@@ -1,5 +1,6 @@
 """Predictions as pictures: on files of one's own, or beside the truth of a dataset."""
 
+import difflib
 import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,7 +166,9 @@ def draw_dataset(
         SetupError: no such dataset, or one without panoptic truth.
     """
     if name not in DatasetCatalog.list():
-        raise SetupError(f"--dataset: no dataset is named {name!r}")
+        near = difflib.get_close_matches(name, DatasetCatalog.list())
+        hint = f" (nearest: {', '.join(near)})" if near else ""
+        raise SetupError(f"--dataset: no dataset is named {name!r}{hint}")
     entries = DatasetCatalog.get(name)[:limit]
     if "pan_seg_file_name" not in entries[0]:
         raise SetupError(f"--dataset: {name} has no panoptic truth to show")

@@ -1,8 +1,11 @@
 """Position-sensitive axial attention as layers: one axis, and both."""
 
 from collections.abc import Callable
+from functools import partial
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from axial_d2 import ops
 from axial_d2.layers.logit_norm import LogitNorm
@@ -76,10 +79,12 @@ class AxialAttention1d(nn.Module):
         self.content_norm = norm(out_channels)
         self.position_norm = norm(out_channels)
         # The public PyTorch implementation's start: variance 1 / channels per head.
-        table = {"max_distance": max_distance, "std": self.value_depth**-0.5}
-        self.query_table = RelativePositionTable(depth=self.query_depth, **table)
-        self.key_table = RelativePositionTable(depth=self.query_depth, **table)
-        self.value_table = RelativePositionTable(depth=self.value_depth, **table)
+        table = partial(
+            RelativePositionTable, max_distance=max_distance, std=self.value_depth**-0.5
+        )
+        self.query_table = table(depth=self.query_depth)
+        self.key_table = table(depth=self.query_depth)
+        self.value_table = table(depth=self.value_depth)
         nn.init.normal_(self.qkv.weight, std=in_channels**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +96,7 @@ class AxialAttention1d(nn.Module):
         Returns:
             (N, out_channels, H, W).
         """
-        q, k, v = self._strips(self.qkv_norm(self.qkv(x)))
+        q, k, v = self._strips(_SameLayoutBackward.apply(self.qkv_norm(self.qkv(x))))
         tables = (self.query_table(), self.key_table(), self.value_table())
         span = ops.check_span(self.span, q.shape[2])
         scale = self.logit_norm(q, k, *tables[:2], span=span, backend=self.backend)
@@ -116,10 +121,31 @@ class AxialAttention1d(nn.Module):
         lines = strips.transpose(1, 2).flatten(2)  # (B, L, G * D)
         lines = lines.unflatten(0, (x.shape[0], -1))  # (N, W or H, L, G * D)
         order = (0, 3, 2, 1) if self.axis == "height" else (0, 3, 1, 2)
-        return lines.permute(order)  # (N, G * D, H, W)
+        feature_map = lines.permute(order)  # (N, G * D, H, W)
+        # Norms are several times slower on strides that are neither of torch's two layouts.
+        return feature_map.contiguous(memory_format=_layout(x))
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, heads={self.num_heads}, span={self.span or 'global'}"
+
+
+class _SameLayoutBackward(torch.autograd.Function):
+    """Hands the gradient back in the layout the map had: the norm's backward pass is several times
+    slower on the permuted one that cutting into strips leaves."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.layout = _layout(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=ctx.layout)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 class AxialAttention2d(nn.Module):
@@ -170,17 +196,18 @@ class AxialAttention2d(nn.Module):
             raise ValueError(f"stride: expected at least 1, got {stride}")
         self.stride = stride
         self.stride_mode = stride_mode
-        common = {
-            "out_channels": out_channels,
-            "num_heads": num_heads,
-            "span": span,
-            "max_distance": max_distance,
-            "norm": norm,
-            "logit_norm": logit_norm,
-            "backend": backend,
-        }
-        self.height = AxialAttention1d(in_channels=in_channels, axis="height", **common)
-        self.width = AxialAttention1d(in_channels=out_channels, axis="width", **common)
+        one_pass = partial(
+            AxialAttention1d,
+            out_channels=out_channels,
+            num_heads=num_heads,
+            span=span,
+            max_distance=max_distance,
+            norm=norm,
+            logit_norm=logit_norm,
+            backend=backend,
+        )
+        self.height = one_pass(in_channels=in_channels, axis="height")
+        self.width = one_pass(in_channels=out_channels, axis="width")
         self.pool = (
             nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
             if stride > 1 and stride_mode == "avg_pool"

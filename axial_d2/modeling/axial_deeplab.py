@@ -238,9 +238,7 @@ class AxialDeepLab(nn.Module):
             cell_weight=sem_seg.softmax(dim=0)[self.thing_ids].sum(dim=0),
             cell_extent=extent,
         )
-        segments = find_segments(
-            found, logits, label_divisor=self.label_divisor, void_label=_VOID
-        )
+        segments = find_segments(found, logits, label_divisor=self.label_divisor, void_label=_VOID)
         result = {"sem_seg": logits, "panoptic_seg": (segments.ids, segments.infos)}
         if self.predict_instances:
             result["instances"] = _instances(segments)

@@ -47,9 +47,7 @@ def logit_moments(
     ]
     first = [torch.einsum("bgd,bgd->g", *strip_sums)]
     second = [torch.einsum("bgde,bgde->g", *strip_squares)]
-    for total, square, (row_sum, row_square) in zip(
-        place_sums, place_squares, tables, strict=True
-    ):
+    for total, square, (row_sum, row_square) in zip(place_sums, place_squares, tables, strict=True):
         first.append((total * row_sum).sum(dim=(1, 2)))
         second.append((square * row_square).sum(dim=(1, 2, 3)))
     mean = torch.stack(first) / count  # (3, G)

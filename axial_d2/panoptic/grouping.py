@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from axial_d2.panoptic.checks import as_real, check_floating, check_mask, check_tensor
+from axial_d2.panoptic.checks import (
+    as_real,
+    check_floating,
+    check_integer,
+    check_mask,
+    check_tensor,
+)
 from axial_d2.panoptic.nearest import NearestPoint
 
 # Pixels at work at a time: their coordinates, votes and ids stay in cache.
@@ -58,12 +64,18 @@ def group_cells(
     size: tuple[int, int],
     mask: Tensor,
     cell_weight: Tensor | None = None,
+    semantic: Tensor | None = None,
 ) -> Tensor:
     """Groups full-resolution pixels from offsets predicted on a coarser grid.
 
     Resizing offsets bilinearly invents votes half way between two centres along the border of
     their instances. Here each CELL votes for its nearest centre, and a pixel takes, of the ids of
-    the four cells around it, the one with the largest sum of bilinear weight times cell weight.
+    the four cells around it, the one with the largest sum of
+
+        bilinear weight * cell weight * (d2 - d1) / (d2 + d1)
+
+    where d1 and d2 are the distances from the cell's vote to the nearest two centres: a vote
+    between two centres says little. Where no cell has weight the nearest cell decides.
 
     Args:
         points: (K, 2) centres, y and x in pixels of the full resolution.
@@ -73,40 +85,36 @@ def group_cells(
         size: height and width H, W in pixels of what the cells cover.
         mask: (H, W) bool, true for thing pixels; or smaller, the upper left part of it, where the
             cells cover padding too.
-        cell_weight: (h, w) floating point, at least 0; for instance the probability that the
-            cell is a thing. None = 1 everywhere. Where all four weights are 0, the nearest
-            cell decides. Of ids with equal weight that of the upper left cell wins.
+        cell_weight: floating point, at least 0. (h, w): for instance the probability that the
+            cell is a thing. Better (C, h, w): the probability of each class, of which a pixel
+            takes that of its own class. None = 1 everywhere.
+        semantic: classes of the pixels, integers 0..C-1 of the mask's shape; goes with a
+            cell_weight of (C, h, w). Only read inside the mask.
 
     Returns:
-        int64 of the mask's shape: 0 outside the mask, 1..K inside; all 0 where K = 0.
+        int64 of the mask's shape: 0 outside the mask, 1..K inside; all 0 where K = 0. Of ids with
+        equal sums that of the upper left cell wins.
 
     Raises:
-        TypeError, ValueError: an argument has another type or shape, or a weight is negative.
+        TypeError, ValueError: an argument has another type, shape or range.
     """
-    check_mask("mask", mask, ("H", "W"))
+    _check_cells(points, offset, size, mask, cell_weight, semantic)
     height, width = mask.shape
-    if height > size[0] or width > size[1]:
-        raise ValueError(f"mask must lie within size {tuple(size)}, got {tuple(mask.shape)}")
-    check_tensor("offset", offset, (2, "h", "w"))
-    check_floating("offset", offset)
-    check_tensor("points", points, ("K", 2))
     rows, columns = offset.shape[1:]
-    if cell_weight is not None:
-        check_tensor("cell_weight", cell_weight, (rows, columns))
-        check_floating("cell_weight", cell_weight)
-        if cell_weight.numel() and cell_weight.amin() < 0:
-            raise ValueError(f"cell_weight must be at least 0, got {cell_weight.amin().item()}")
-    if mask.numel() and not rows * columns:
-        raise ValueError(f"offset must have at least one cell, got shape {tuple(offset.shape)}")
     instance = torch.zeros(height, width, dtype=torch.long, device=mask.device)
     if not len(points) or not mask.numel():
         return instance
 
     middle_y, middle_x = _cell_middles((rows, columns), size, offset)
     votes = as_real(offset) + torch.stack(torch.meshgrid(middle_y, middle_x, indexing="ij"))
+    votes = votes.flatten(1)  # (2, h * w)
     nearest = NearestPoint(points, (height, width), votes.dtype)
-    cell_id = nearest(votes[0].flatten(), votes[1].flatten()).add_(1)  # (h * w,)
-    weight = None if cell_weight is None else cell_weight.to(votes.dtype).flatten()  # (h * w,)
+    index = nearest(votes[0], votes[1])  # (h * w,)
+    weight = nearest.margin(votes[0], votes[1])[None]  # (1, h * w)
+    if cell_weight is not None:
+        weight = weight * cell_weight.view(-1, rows * columns)  # (1 or C, h * w)
+    by_class = None if cell_weight is None or cell_weight.dim() == 2 else semantic
+    cell_id = index + 1
 
     low_y, high_y, part_y = _neighbours(rows, size[0], votes)
     low_x, high_x, part_x = _neighbours(columns, size[1], votes)
@@ -118,30 +126,68 @@ def group_cells(
         left, right = low_x[x], high_x[x]
         cells = torch.stack([top + left, top + right, bottom + left, bottom + right])  # (4, P)
         ids = cell_id[cells]  # (4, P)
-        # Inside an instance the four agree; only along borders is there anything to weigh.
-        disputed = (ids[1:] != ids[0]).any(dim=0).nonzero().squeeze(1)
-        py, px = part_y[y[disputed]], part_x[x[disputed]]
-        share = torch.stack([(1 - py) * (1 - px), (1 - py) * px, py * (1 - px), py * px])
         chosen = ids[0]
+        # Inside an instance the four agree; only along borders is there anything to weigh.
+        disputed = (ids[1:] != chosen).any(dim=0).nonzero().squeeze(1)
         if len(disputed):
-            here = cells[:, disputed]
-            chosen[disputed] = _heaviest_id(ids[:, disputed], share, weight, here)
+            y, x, cells = y[disputed], x[disputed], cells[:, disputed]
+            row = torch.zeros_like(y) if by_class is None else by_class[y, x].long()
+            py, px = part_y[y], part_x[x]
+            share = torch.stack([(1 - py) * (1 - px), (1 - py) * px, py * (1 - px), py * px])
+            chosen[disputed] = _heaviest_id(ids[:, disputed], share, weight[row, cells])
         instance[band].view(-1)[pixels] = chosen
     return instance
 
 
-def _heaviest_id(ids: Tensor, share: Tensor, weight: Tensor | None, cells: Tensor) -> Tensor:
-    """Of four ids per pixel (4, P) the one with the largest summed weight, (P,)."""
-    if weight is not None:
-        weighted = share * weight[cells]
-        # No weight anywhere: the nearest cell, which is the one with the largest bilinear share.
-        known = (weighted > 0).any(dim=0)
-        nearest = F.one_hot(share.argmax(dim=0), 4).T.to(share.dtype)  # (4, P)
-        share = torch.where(known, weighted, nearest)
+def _heaviest_id(ids: Tensor, share: Tensor, weight: Tensor) -> Tensor:
+    """Of four ids per pixel (4, P) the one with the largest summed share times weight, (P,)."""
+    weighted = share * weight
+    known = (weighted > 0).any(dim=0)
+    # No weight anywhere: the nearest cell, which is the one with the largest bilinear share.
+    nearest = F.one_hot(share.argmax(dim=0), 4).T.to(share.dtype)  # (4, P)
+    weighted = torch.where(known, weighted, nearest)
     total = torch.zeros_like(share)
     for other in range(4):
-        total += share[other] * (ids == ids[other])
+        total += weighted[other] * (ids == ids[other])
     return ids.gather(0, total.argmax(dim=0, keepdim=True)).squeeze(0)
+
+
+def _check_cells(
+    points: Tensor,
+    offset: Tensor,
+    size: tuple[int, int],
+    mask: Tensor,
+    cell_weight: Tensor | None,
+    semantic: Tensor | None,
+) -> None:
+    check_mask("mask", mask, ("H", "W"))
+    if mask.shape[0] > size[0] or mask.shape[1] > size[1]:
+        raise ValueError(f"mask must lie within size {tuple(size)}, got {tuple(mask.shape)}")
+    check_tensor("offset", offset, (2, "h", "w"))
+    check_floating("offset", offset)
+    if mask.numel() and not offset.numel():
+        raise ValueError(f"offset must have at least one cell, got shape {tuple(offset.shape)}")
+    check_tensor("points", points, ("K", 2))
+    if cell_weight is None:
+        return
+    cells = tuple(offset.shape[1:])
+    if cell_weight.dim() == 3:
+        check_tensor("cell_weight", cell_weight, ("C", *cells))
+        if semantic is None:
+            raise ValueError("semantic must be given with a cell_weight per class, got None")
+        check_tensor("semantic", semantic, tuple(mask.shape))
+        check_integer("semantic", semantic)
+        inside = semantic[mask]
+        if inside.numel() and not 0 <= int(inside.min()) <= int(inside.max()) < len(cell_weight):
+            raise ValueError(
+                f"semantic must hold classes 0..{len(cell_weight) - 1} inside the mask, as "
+                f"cell_weight does, got {int(inside.min())}..{int(inside.max())}"
+            )
+    else:
+        check_tensor("cell_weight", cell_weight, cells)
+    check_floating("cell_weight", cell_weight)
+    if cell_weight.numel() and cell_weight.amin() < 0:
+        raise ValueError(f"cell_weight must be at least 0, got {cell_weight.amin().item()}")
 
 
 def resize_offsets(offset: Tensor, size: tuple[int, int]) -> Tensor:

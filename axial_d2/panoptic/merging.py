@@ -251,7 +251,7 @@ def panoptic_segmentation(
             `merge_semantic_and_instance`.
         threshold, nms_kernel, top_k: as in `find_centers`.
         grouping: "pixels" = `group_pixels`, Detectron2's way; "cells" = `group_cells`.
-        cell_weight: (h, w), with grouping "cells" only.
+        cell_weight: (h, w), or better (C, h, w) class probabilities, with grouping "cells" only.
         cell_extent: height and width in pixels that the cells cover where that is more than the
             picture (padding below and to the right), with grouping "cells" only.
 
@@ -278,7 +278,9 @@ def panoptic_segmentation(
     points, scores = find_centers(heatmap, threshold=threshold, nms_kernel=nms_kernel, top_k=top_k)
     if grouping == "cells":
         size = cell_extent or (mask.shape[0], mask.shape[1])
-        instance = group_cells(points, offset, size=size, mask=mask, cell_weight=cell_weight)
+        instance = group_cells(
+            points, offset, size=size, mask=mask, cell_weight=cell_weight, semantic=semantic
+        )
     else:
         instance = group_pixels(points, offset, mask)
     panoptic = merge_semantic_and_instance(

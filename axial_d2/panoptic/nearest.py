@@ -39,6 +39,7 @@ class NearestPoint:
             dtype: floating point type of the positions to come.
         """
         self._y, self._x = points.to(dtype).unbind(1)  # (K,) each
+        self._at_once = max(1, _PAIRS // len(points))
         self._rows = -(-size[0] // _TILE)
         self._columns = -(-size[1] // _TILE)
         self._build_tiles()
@@ -87,9 +88,30 @@ class NearestPoint:
         if len(few):
             nearest[few] = self._among_candidates(y[few], x[few], tile[few])
         many = (nearest == -2).nonzero().squeeze(1)
-        for chunk in many.split(max(1, _PAIRS // len(self._y))):
+        for chunk in many.split(self._at_once):
             nearest[chunk] = self._among_all(y[chunk], x[chunk])
         return nearest
+
+    def margin(self, y: Tensor, x: Tensor) -> Tensor:
+        """How decidedly positions lie nearest to one point: (d2 - d1) / (d2 + d1), 0 to 1.
+
+        Args:
+            y, x: (P,) positions in pixels.
+
+        Returns:
+            (P,) with d1, d2 the distances to the nearest two points; 1 where there is but one
+            point, 0 for a position that is not finite or equally far from both.
+        """
+        if len(self._y) == 1:
+            return torch.isfinite(y + x).to(y.dtype)
+        margins = []
+        for some_y, some_x in zip(y.split(self._at_once), x.split(self._at_once), strict=True):
+            distance = _distance(self._y[:, None] - some_y, self._x[:, None] - some_x)  # (K, p)
+            first, nearest = distance.min(dim=0)
+            distance.scatter_(0, nearest[None], torch.inf)
+            second = distance.amin(dim=0)
+            margins.append((second - first) / (second + first))
+        return torch.cat(margins).nan_to_num_(nan=0.0)
 
     def _among_candidates(self, y: Tensor, x: Tensor, tile: Tensor) -> Tensor:
         candidates = self._candidates[tile]  # (P, count)

@@ -5,12 +5,14 @@ regions included, unless asked otherwise.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
 from axial_d2.panoptic.checks import check_ids, check_positive
+
+Crowd = Literal["masked", "none", "instance"]
 
 
 class PanopticTargets:
@@ -26,7 +28,7 @@ class PanopticTargets:
         small_instance_area: int = 0,
         small_instance_weight: float = 1,
         ignore_crowd_in_semantic: bool = False,
-        crowd_centers: bool = True,
+        crowd: Crowd = "masked",
     ) -> None:
         """Checks and keeps the settings.
 
@@ -38,14 +40,19 @@ class PanopticTargets:
             small_instance_area: instances of fewer pixels count as small.
             small_instance_weight: weight of their pixels in the semantic loss (others: 1).
             ignore_crowd_in_semantic: whether crowd regions get ignore_label.
-            crowd_centers: whether crowd regions of things get a centre and offsets. Detectron2
-                draws them, without weight inside the region; but the Gaussian may reach beyond it
-                and teach a centre that is none. False = no centre, no offset for a crowd.
+            crowd: what becomes of crowd regions of things. "masked", as in Detectron2: a centre and
+                offsets are drawn but have no weight in the region (the Gaussian may reach beyond
+                it, and teach there a centre that is none). "none", as in the paper: no centre, no
+                offset. "instance": with weight, as one large instance, so that at inference a
+                crowd's pixels gather in a segment of their own, which PQ forgives, and not in the
+                instances around.
 
         Raises:
             ValueError: a value is out of range.
         """
         check_positive("sigma", sigma)
+        if crowd not in get_args(Crowd):
+            raise ValueError(f"crowd must be one of {get_args(Crowd)}, got {crowd!r}")
         if small_instance_area < 0 or small_instance_weight < 0:
             raise ValueError(
                 "small_instance_area and small_instance_weight must be at least 0, got "
@@ -60,7 +67,7 @@ class PanopticTargets:
             "small_instance_area": small_instance_area,
             "small_instance_weight": small_instance_weight,
             "ignore_crowd_in_semantic": ignore_crowd_in_semantic,
-            "crowd_centers": crowd_centers,
+            "crowd": crowd,
         }
 
     def __call__(
@@ -82,7 +89,7 @@ def panoptic_targets(
     small_instance_area: int = 0,
     small_instance_weight: float = 1,
     ignore_crowd_in_semantic: bool = False,
-    crowd_centers: bool = True,
+    crowd: Crowd = "masked",
 ) -> dict[str, Any]:
     """Targets of the three maps from a panoptic map (Panoptic-DeepLab, section 3.2).
 
@@ -94,7 +101,7 @@ def panoptic_targets(
             the same id the last counts.
         gaussian: what `gaussian_patch(sigma)` gives, to make it once only.
         ignore_label, thing_ids, sigma, ignore_stuff_in_offset, small_instance_area,
-            small_instance_weight, ignore_crowd_in_semantic, crowd_centers: see `PanopticTargets`.
+            small_instance_weight, ignore_crowd_in_semantic, crowd: see `PanopticTargets`.
 
     Returns:
         A dict of
@@ -130,20 +137,20 @@ def panoptic_targets(
     center = np.zeros((height, width), dtype=np.float32)
     center_points = []
     for segment in segments_info:
-        identity, label, crowd = _read(segment)
+        identity, label, is_crowd = _read(segment)
         if identity not in number:
             continue
         s = number[identity]
-        if not (ignore_crowd_in_semantic and crowd):
+        if not (ignore_crowd_in_semantic and is_crowd):
             category[s] = label
-        if not crowd:
+        if not is_crowd or (crowd == "instance" and label in things):
             center_weight[s] = 1
             if not ignore_stuff_in_offset or label in things:
                 offset_weight[s] = 1
         if label in things:
             if runs.area[s] < small_instance_area:
                 semantic_weight[s] = small_instance_weight
-            if crowd_centers or not crowd:
+            if not is_crowd or crowd != "none":
                 middle[s] = runs.middle[s]
                 center_points.append(middle[s].tolist())
                 _paste_gaussian(center, patch, sigma, middle[s])

@@ -29,7 +29,7 @@ _OUTLINE = np.array([255, 255, 255], np.uint8)
 # too little to look like another class.
 _VARIANTS = ((0.0, 1.0), (0.06, 0.8), (-0.06, 0.95), (0.1, 1.0), (-0.1, 0.8), (0.03, 0.7))
 # Text heights in pixels of the enlarged picture; a name grows with its segment.
-_TEXT_SIZES = (13, 24)
+_TEXT_SIZES = (14, 26)
 _PADDING = 3
 # A segment with less room inside it (radius, pixels of the enlarged picture) gets no name.
 _LEAST_RADIUS = 5

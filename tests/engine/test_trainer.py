@@ -139,9 +139,10 @@ def test_mixed_precision_on_the_cpu_is_bfloat16(trainer_of):
     trainer = trainer_of("amp", "SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu")
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     convolution = next(m for m in trainer.model.modules() if isinstance(m, torch.nn.Conv2d))
+    norm = next(m for m in trainer.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    assert norm.num_features == convolution.out_channels  # it follows the convolution
     seen = set()
-    # Detectron2's Conv2d holds its norm, so what is looked at is the norm's input.
-    convolution.norm.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
+    norm.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
     trainer.resume_or_load(resume=False)
     trainer.train()
     assert seen == {torch.bfloat16}
@@ -217,7 +218,7 @@ def test_starting_anew_over_a_checkpoint_is_told(trainer_of, tmp_path, monkeypat
     said = []
     second = trainer_of("twice", "SOLVER.MAX_ITER", "1")
     monkeypatch.setattr(
-        trainer_module.logger, "warning", lambda text, *args: lines.append(text % args)
+        trainer_module.logger, "warning", lambda text, *args: said.append(text % args)
     )
     second.resume_or_load(resume=False)
     (line,) = said

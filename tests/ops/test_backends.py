@@ -37,9 +37,7 @@ def run(backend: str, inputs: list[Tensor], span: int | None) -> tuple[list[Tens
         t.grad = None
     *tensors, scale = inputs
     with ops.record_backends() as ran:
-        outputs = list(
-            ops.axial_attention(*tensors, logit_scale=scale, span=span, backend=backend)
-        )
+        outputs = list(ops.axial_attention(*tensors, logit_scale=scale, span=span, backend=backend))
     assert ran == [backend]
     mean, variance, _ = ops.logit_moments(
         tensors[0], tensors[1], *tensors[3:5], span=span, backend=backend

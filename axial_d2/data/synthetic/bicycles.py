@@ -42,10 +42,10 @@ def paint_bicycle(
     angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles)], 1)
     hull = np.array([rear, seat, head + (0, 0.1), front, crank])
-    sprite.polygon(foot + hull * stretch, dark, opacity=50)
-    thick = max(0.055 * metre, 1.6)
+    sprite.polygon(foot + hull * stretch, dark, opacity=90)
+    thick = max(0.07 * metre, 1.6)
     for hub in (rear, front):
-        sprite.polygon(foot + (hub + ring * radius) * stretch, dark * 1.6, opacity=95)
+        sprite.polygon(foot + (hub + ring * radius) * stretch, dark * 1.6, opacity=130)
         sprite.outline(foot + (hub + ring * (radius - 0.02)) * stretch, thick, dark)
     tubes = ((rear, crank), (rear, seat * 0.97), (crank, seat), (crank, head), (seat * 0.9, head))
     for start, end in (*tubes, (front, head)):

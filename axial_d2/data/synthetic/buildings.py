@@ -50,11 +50,10 @@ def sample_facade(rng: np.random.Generator, sky: np.ndarray, lit: float) -> Faca
     if modern:  # bands of glass, which can be as bright as the sky
         left, low = rng.uniform(0.02, 0.06), rng.uniform(0.05, 0.25)
     dark = np.full(3, rng.uniform(28, 70), np.float32)
-    wall = textures.paint(rng, rng.uniform(0.4, 0.9))
     return Facade(
-        wall=np.clip(wall * 0.75 + 50, 40, 235),
+        wall=textures.wall_paint(rng),
         trim=textures.paint(rng, 0.3),
-        glass=blend(dark, sky, rng.uniform(0.0, 0.75 if modern else 0.4)),
+        glass=blend(dark, sky, rng.uniform(0.0, 0.5 if modern else 0.25)),
         roof=blend(textures.paint(rng, 0.6), np.array((92, 52, 44), np.float32), 0.5),
         shop=textures.paint(rng, 1.2),
         storey=rng.uniform(2.7, 3.6),

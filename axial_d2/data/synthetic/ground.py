@@ -21,6 +21,7 @@ class Street:
             True where it runs from left to right, and they are values of Z.
         road: (low, high) borders of the road.
         kerb: (low, high) outer borders of the two pavements; beyond lies terrain.
+        paved: whether pavement takes the place of terrain beyond the kerbs too.
         side_road: (near, far) Z of a road that crosses (never where `across`), or None.
         crossing: (near, far) Z of a zebra crossing, or None.
     """
@@ -28,6 +29,7 @@ class Street:
     across: bool
     road: tuple[float, float]
     kerb: tuple[float, float]
+    paved: bool = False
     side_road: tuple[float, float] | None = None
     crossing: tuple[float, float] | None = None
 
@@ -41,9 +43,9 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, label: int, mood: str) -
     height, width = canvas.label.shape
     top, low = {
         "clear": ((72, 122, 196), (176, 204, 228)),
-        "overcast": ((150, 155, 162), (205, 206, 206)),
+        "overcast": ((168, 176, 188), (212, 214, 216)),
         "low sun": ((104, 122, 170), (236, 190, 140)),
-        "dusk": ((44, 50, 84), (150, 122, 130)),
+        "dusk": ((66, 76, 126), (176, 146, 152)),
     }[mood]
     top = np.array(top, np.float32) * rng.uniform(0.85, 1.15) + rng.normal(0, 8, 3)
     low = np.array(low, np.float32) * rng.uniform(0.9, 1.08) + rng.normal(0, 6, 3)
@@ -87,7 +89,8 @@ def paint_ground(
         return
     lateral, along = (z, x) if street.across else (x, z)
     on_road = (lateral > street.road[0]) & (lateral < street.road[1])
-    on_pavement = (lateral > street.kerb[0]) & (lateral < street.kerb[1]) & ~on_road
+    within = (lateral > street.kerb[0]) & (lateral < street.kerb[1])
+    on_pavement = (within | street.paved) & ~on_road
     if street.side_road is not None:
         near, far = street.side_road
         on_pavement |= (z > near - 2.5) & (z < far + 2.5) & ~on_road
@@ -104,10 +107,10 @@ def paint_ground(
     part = on_road
     rgb[part] = _road(rng, x[part], z[part], street, sharp[part])
 
-    if rng.random() < 0.45:  # the shadow of houses out of the picture
+    if rng.random() < 0.3:  # the shadow of houses out of the picture
         edge = rng.uniform(*street.road) + 0.6 * textures.fractal_at(along * 3, along * 0)
         dark = lateral < edge if rng.random() < 0.5 else lateral > edge
-        rgb *= 1 - cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2)[..., None] * 0.42
+        rgb *= 1 - cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2)[..., None] * 0.36
     canvas.rgb[first:] = rgb
     label = np.where(on_road, labels["road"], labels["terrain"])
     canvas.label[first:] = np.where(on_pavement, labels["pavement"], label)
@@ -116,7 +119,7 @@ def paint_ground(
 
 def _terrain(rng, x, z, sharp) -> np.ndarray:
     """Grass, dry grass, earth or gravel, (n, 3)."""
-    kinds = ((88, 116, 56), (120, 124, 70), (142, 116, 82), (74, 92, 60), (150, 142, 126))
+    kinds = ((92, 128, 58), (124, 138, 66), (142, 112, 74), (104, 136, 72), (150, 132, 96))
     base = np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.2)
     other = np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.1)
     start = rng.integers(512, size=2)
@@ -129,11 +132,11 @@ def _terrain(rng, x, z, sharp) -> np.ndarray:
 
 def _pavement(rng, lateral, along, street, sharp) -> np.ndarray:
     """Slabs, small stones or plain concrete with a kerb, (n, 3)."""
-    base = textures.paint(rng, 0.45) * 0.5 + rng.uniform(50, 100)
+    base = textures.paint(rng, 0.5) * 0.35 + rng.uniform(100, 135)
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 20 + start[0], along * 20 + start[1])
     kind = rng.random()
-    if kind < 0.75:
+    if kind < 0.85:
         wide = rng.uniform(0.35, 1.0)
         deep = wide * rng.uniform(0.8, 2.0)
         row = np.floor(along / deep)
@@ -154,7 +157,7 @@ def _road(rng, x, z, street, sharp) -> np.ndarray:
     """Asphalt or cobbles with markings, patches and tyre tracks, (n, 3)."""
     lateral, along = (z, x) if street.across else (x, z)
     tint = rng.normal(0, 5, 3).astype(np.float32)
-    base = np.full(3, rng.uniform(58, 138), np.float32) + tint
+    base = np.full(3, rng.uniform(54, 96), np.float32) + tint
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 12 + start[0], along * 5 + start[1])
     factor = 1 + 0.1 * stain + 0.09 * textures.white_at(lateral * 28, along * 28) * sharp

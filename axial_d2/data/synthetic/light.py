@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 
 MOODS = ("clear", "overcast", "low sun", "dusk")
-MOOD_SHARES = (0.35, 0.3, 0.2, 0.15)
+MOOD_SHARES = (0.47, 0.3, 0.13, 0.1)
 _CASTS = {
     # red, green, blue factors, and brightness (low, high)
-    "clear": ((1.03, 1.0, 0.96), (0.85, 1.15)),
-    "overcast": ((0.97, 1.0, 1.03), (0.75, 1.0)),
-    "low sun": ((1.12, 0.99, 0.82), (0.75, 1.05)),
-    "dusk": ((0.86, 0.92, 1.1), (0.68, 0.92)),
+    "clear": ((1.03, 1.0, 0.96), (0.95, 1.2)),
+    "overcast": ((0.97, 1.0, 1.03), (0.95, 1.15)),
+    "low sun": ((1.09, 0.99, 0.87), (0.92, 1.15)),
+    "dusk": ((0.9, 0.94, 1.06), (0.95, 1.15)),
 }
 
 
@@ -32,24 +32,24 @@ def photograph(
         (H, W, 3) uint8.
     """
     height, width = depth.shape
-    sight = rng.uniform(18, 50) if rng.random() < 0.2 else rng.uniform(120, 600)  # metres
+    sight = rng.uniform(25, 70) if rng.random() < 0.12 else rng.uniform(120, 600)  # metres
     fog = (1 - np.exp(-np.minimum(depth, 150.0) / sight))[..., None] * 0.92
     rgb = rgb + (haze * 0.95 + 8 - rgb) * fog
 
     cast, (low, high) = _CASTS[mood]
     gain = np.array(cast, np.float32) * rng.uniform(low, high)
-    gain = gain * rng.normal(1, 0.035, 3)
+    gain = gain * rng.normal(1, 0.025, 3)
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
     vignette = 1 - rng.uniform(0, 0.3) * (0.4 * rows**2 + 0.6 * columns**2)
     slope = 1 + rng.uniform(-0.12, 0.12) * columns + rng.uniform(-0.1, 0.1) * rows
     rgb = rgb * gain * (vignette * slope)[..., None]
 
-    contrast = rng.uniform(0.85, 1.18)
-    rgb = 118 + (rgb - 118) * contrast + rng.normal(0, 6)
+    contrast = rng.uniform(0.92, 1.18)
+    rgb = 105 + (rgb - 105) * contrast + rng.normal(0, 6)
     sigma = rng.uniform(0.25, 0.7) * max(height / 256, 1.0) ** 0.5
     rgb = cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), sigma)
-    strength = rng.uniform(1.5, 7.0) * (1.4 if mood == "dusk" else 1.0)
+    strength = rng.uniform(1.0, 4.5) * (1.4 if mood == "dusk" else 1.0)
     rgb += strength * rng.standard_normal(rgb.shape[:2], dtype=np.float32)[..., None]
     rgb += 0.4 * strength * rng.standard_normal(rgb.shape, dtype=np.float32)
     return np.clip(rgb, 0, 255).astype(np.uint8)

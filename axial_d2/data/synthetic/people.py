@@ -49,7 +49,7 @@ def sample_look(rng: np.random.Generator, *, child: bool = False) -> Look:
     skin = np.array(_SKIN[rng.integers(len(_SKIN))], np.float32) * rng.uniform(0.9, 1.05)
     return Look(
         tall=rng.uniform(1.1, 1.4) if child else rng.uniform(1.58, 1.92),
-        stout=rng.uniform(1.0, 1.35),
+        stout=rng.uniform(1.15, 1.5),
         skin=skin,
         hair=np.array(_HAIR[rng.integers(len(_HAIR))], np.float32) * rng.uniform(0.8, 1.2),
         top=textures.paint(rng, 1.2),
@@ -137,7 +137,7 @@ def _leg(body: _Body, look: Look, view: str, side: int, gait: float, dark: float
     ankle = (ankle[0], max(ankle[1], 0.02) + lift)
     cloth = look.bottom * dark
     bare = look.skin * dark
-    widths = np.array((0.105, 0.085, 0.065)) * look.stout
+    widths = np.array((0.115, 0.095, 0.075)) * look.stout
     upper = bare if look.lower in ("skirt", "coat") else cloth
     shank = cloth if look.lower == "trousers" else bare
     body.limb((hip, knee), widths[:2], upper)
@@ -193,7 +193,7 @@ def _head(body: _Body, look: Look, view: str) -> None:
             look.hair,
         )
     face = look.hair if view == "back" and look.head != "bald" else look.skin
-    body.disc(0.01, 0.915, (0.052, 0.068), face)
+    body.disc(0.01, 0.915, (0.058, 0.07), face)
     if view == "side":
         body.disc(0.062, 0.91, 0.012, look.skin)
     if look.head == "hat":

@@ -7,7 +7,15 @@ import numpy as np
 from axial_d2.data.synthetic import textures
 from axial_d2.data.synthetic.canvas import Canvas, Sprite
 
-_LEAVES = ((62, 96, 40), (84, 112, 48), (44, 74, 44), (104, 116, 56), (142, 106, 48), (128, 70, 42))
+_LEAVES = (
+    (62, 96, 40),
+    (74, 104, 44),
+    (44, 78, 40),
+    (90, 112, 50),
+    (52, 88, 36),
+    (142, 106, 48),
+    (128, 70, 42),
+)
 _VOID = 0
 
 

@@ -16,11 +16,11 @@ _STUFF = [category["name"] for category in CATEGORIES if not category["isthing"]
 LABEL_OF = {name: number for number, name in enumerate(_STUFF, start=1)}  # 0 is void
 _FIRST_THING = len(_STUFF) + 1
 # What is left of a region below these sizes nobody could name: it becomes void.
-_SMALLEST_THING = 0.0006  # share of the picture; 20 pixels of 128x256
+_SMALLEST_THING = 0.0008  # share of the picture; 26 pixels of 128x256
 _SMALLEST_STUFF = 0.002
-_SMALLEST_VISIBLE = 0.12  # share of what was painted of a thing before others covered it
+_SMALLEST_VISIBLE = 0.18  # share of what was painted of a thing before others covered it
 _LAYOUTS = ("street", "half", "open", "across")
-_LAYOUT_SHARES = (0.36, 0.24, 0.18, 0.22)
+_LAYOUT_SHARES = (0.38, 0.25, 0.2, 0.17)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def render(rng: np.random.Generator, height: int, width: int) -> Scene:
     planner = Planner(rng, camera, street, sky, _FIRST_THING)
     if rng.random() < 0.16:
         planner.crowd()
-    planner.furnish(len(planner.regions) + int(rng.integers(4, 12)))
+    planner.furnish(len(planner.regions) + int(rng.integers(4, 10)))
     items = planner.items + _scenery(rng, planner, street, layout)
     strength = {"clear": 0.55, "low sun": 0.5, "overcast": 0.32, "dusk": 0.3}[mood]
     lean = rng.uniform(-0.6, 0.6) if mood in ("clear", "low sun") else 0.0
@@ -88,10 +88,10 @@ def _sample_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
     return Camera(
         height=height,
         width=width,
-        horizon=rng.uniform(0.3, 0.46) * height,
+        horizon=rng.uniform(0.34, 0.44) * height,
         centre=rng.uniform(0.3, 0.7) * width,
         focal=rng.uniform(0.95, 1.35) * height,
-        eye=rng.uniform(2.1, 3.2),
+        eye=rng.uniform(1.7, 2.4),
     )
 
 
@@ -110,7 +110,7 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
     left = -rng.uniform(0.25, 0.75) * wide
     road = (left, left + wide)
     if layout == "open" and rng.random() < 0.4:
-        kerb = (left - rng.uniform(0.8, 1.6), left + wide + rng.uniform(0.8, 1.6))
+        kerb = (left - rng.uniform(1.4, 2.2), left + wide + rng.uniform(1.4, 2.2))
     else:
         kerb = (left - rng.uniform(2.0, 5.0), left + wide + rng.uniform(2.0, 5.0))
     start = rng.uniform(7, 16)
@@ -119,7 +119,8 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
     if rng.random() < 0.25:
         far = side_road[0] - 1.0 if side_road else rng.uniform(7, 16)
         crossing = (far - 2.6, far)
-    return ground.Street(False, road, kerb, side_road, crossing)
+    paved = layout == "street" and bool(rng.random() < 0.85)
+    return ground.Street(False, road, kerb, paved, side_road, crossing)
 
 
 def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
@@ -135,7 +136,7 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
             boxes.append(((x, x + wide), (deep, deep + 10), rng.uniform(6, 16)))
         x += wide
     if layout == "across":
-        setback = street.kerb[1] + (rng.uniform(1.5, 4.0) if rng.random() < 0.35 else 0.0)
+        setback = street.kerb[1] + (rng.uniform(6.0, 10.0) if rng.random() < 0.4 else 0.0)
         x = -setback * 1.6 - rng.uniform(0, 8)
         gaps = rng.choice((0.0, 0.15, 0.45))
         while x < setback * 1.6:
@@ -147,7 +148,8 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
     sides = {"street": (-1, 1), "half": (int(rng.choice((-1, 1))),)}.get(layout, ())
     for side in sides:
         edge = abs(street.kerb[0] if side < 0 else street.kerb[1])
-        edge += rng.uniform(1.5, 5.0) if rng.random() < 0.3 else 0.0
+        if not street.paved and rng.random() < 0.5:
+            edge += rng.uniform(2.5, 5.0)  # front gardens
         z = rng.uniform(1.5, 5)
         while z < 70:
             long = rng.uniform(6, 16)
@@ -185,10 +187,10 @@ def _scenery(rng, planner: Planner, street, layout) -> list[Item]:
             items.append(Item(z, lambda c: paint(c, source, x, z, label), label, shadow))
 
     dense = {"street": 0.35, "half": 1.0, "open": 1.0, "across": 0.6}[layout]
-    far = street.kerb[1] + 20 if street.across else 55.0
-    for _ in range(int(rng.integers(0, 22) * dense)):  # a line of trees in the distance
+    far = street.kerb[1] + 20 if street.across else 45.0
+    for _ in range(int(rng.integers(0, 14) * dense)):  # a line of trees in the distance
         z = far + rng.uniform(0, 12)
-        add(plants.paint_tree if rng.random() < 0.7 else plants.paint_bush, planner.any_x(z), z)
+        add(plants.paint_tree, planner.any_x(z), z)
     for _ in range(int(rng.integers(0, 9) * dense)):  # beyond the pavements
         side, z = (
             int(rng.integers(2)),

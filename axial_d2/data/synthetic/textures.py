@@ -9,8 +9,8 @@ import numpy as np
 
 TILE = 512  # side of the noise tiles in cells; a power of two so that wrapping is a bit mask
 
-# Colours of things people make. Cars, clothes, walls and signs all draw from this one list, so that
-# a colour alone says little about the class.
+# Colours of things people make. Cars, buses, bicycles, clothes, shops and bins all draw from this
+# one list, so that a colour alone says little about the class.
 _PAINTS = (
     (30, 30, 34),
     (70, 72, 76),
@@ -31,6 +31,25 @@ _PAINTS = (
     (104, 66, 92),
     (98, 76, 58),
 )
+
+# Walls keep to what houses are built of, most of which the list above has too.
+_WALLS = (
+    (166, 88, 62),
+    (140, 84, 66),
+    (188, 150, 104),
+    (208, 184, 146),
+    (198, 196, 188),
+    (214, 208, 196),
+    (164, 158, 148),
+    (196, 160, 150),
+    (186, 178, 122),
+)
+
+
+def wall_paint(rng: np.random.Generator) -> np.ndarray:
+    """Draws the colour of a wall, (3,) float32 RGB, 0 to 255."""
+    color = np.array(_WALLS[rng.integers(len(_WALLS))], np.float32)
+    return np.clip(color * rng.uniform(0.8, 1.1) + rng.normal(0, 7, 3), 30, 225).astype(np.float32)
 
 
 def paint(rng: np.random.Generator, vividness: float = 1.0) -> np.ndarray:

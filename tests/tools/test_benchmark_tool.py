@@ -1,0 +1,56 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools/benchmark.py"
+
+
+@pytest.fixture
+def tool():
+    pytest.importorskip("detectron2", reason="the baseline is Detectron2's")
+    spec = importlib.util.spec_from_file_location("benchmark_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("arguments", [["merging", "--instances", "7"], ["targets"]])
+def test_writes_figures_of_equal_results(tool, arguments, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    small = ["--size", "48", "64", "--repeats", "3", "--no-memory", "--json", str(out)]
+    tool.main([*arguments, *small])
+    (record,) = json.loads(out.read_text())["results"]
+    assert record["what"] == arguments[0] and record["same_result"]
+    assert len(record["ours"]["seconds"]) == len(record["baseline"]["seconds"]) == 3
+    assert record["ours"]["min"] <= record["ours"]["median"] <= record["ours"]["max"]
+    assert record["faster"] == record["baseline"]["median"] / record["ours"]["median"]
+    assert f"wrote {out}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("who", ["ours", "baseline"])
+def test_memory_is_that_of_one_run(tool, who):
+    options = tool.argument_parser().parse_args(["targets", "--size", "512", "512"])
+    peak = tool.peak_of_one_run(tool.targets, options, who)
+    # At least the result: 8 + 4 + 8 + 4 + 4 + 4 bytes a pixel; far from the whole process.
+    assert 0.9 * 32 * 512 * 512 < peak < 100e6
+
+
+def test_a_different_result_is_no_figure(tool, monkeypatch):
+    def wrong(size, options):
+        return tool.Contest(lambda: 1, lambda: 2, lambda a, b: a == b)
+
+    monkeypatch.setitem(tool.CONTESTS, "merging", wrong)
+    with pytest.raises(RuntimeError, match="merging: .*not give the same result"):
+        tool.main(["merging", "--size", "8", "8"])
+
+
+def test_mistakes_on_the_command_line(tool, tmp_path, capsys):
+    for arguments in ([], ["nothing"], ["merging", "--repeats", "0"]):
+        with pytest.raises(SystemExit) as stop:
+            tool.main(arguments)
+        assert stop.value.code == 2
+    assert "whole number from 1, got '0'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--json: the folder .* does not exist"):
+        tool.main(["targets", "--json", str(tmp_path / "none/f.json")])
