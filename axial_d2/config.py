@@ -1,5 +1,6 @@
 """Every configuration key of the plugin, with its default and the reason for it."""
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
@@ -9,11 +10,15 @@ def add_axial_config(cfg: CfgNode) -> None:
 
     Calls Detectron2's own `add_panoptic_deeplab_config`: the merging constants stay in
     `MODEL.PANOPTIC_DEEPLAB`, the branches in `MODEL.SEM_SEG_HEAD` and `MODEL.INS_EMBED_HEAD`.
+    `MODEL.DEVICE` becomes "cpu" where torch finds no GPU.
 
     Args:
         cfg: the node that `detectron2.config.get_cfg()` gives.
     """
     add_panoptic_deeplab_config(cfg)
+    # Detectron2's default is "cuda" whatever the machine.
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     _add_backbone(cfg)
     _add_heads(cfg)
     _add_data(cfg)
@@ -76,5 +81,8 @@ def _add_data(cfg: CfgNode) -> None:
     # Detectron2's INPUT.CROP says. A key of its own because Detectron2's heads take INPUT.CROP for
     # the size of a fixed pooling window and then refuse any size that the stride does not divide.
     cfg.INPUT.CROP_SIZE = (0, 0)
+    # Crowd regions of things: "masked" teaches neither centre nor offsets there, as Detectron2 does;
+    # "instance" teaches one of each, so that their pixels don't join the neighbouring instances.
+    cfg.INPUT.CROWD = "masked"
     # Strength, 0 to 1, of the random change of brightness, contrast, saturation and hue.
     cfg.INPUT.COLOR_JITTER = 0.0

@@ -6,8 +6,8 @@ import torch
 
 import axial_d2  # noqa: F401  (first: it applies the bridges to Detectron2)
 
-# Tests run beside other work on small machines; the results below do not depend on it.
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# On tensors as small as the tests', threads cost more in waiting for each other than they do.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

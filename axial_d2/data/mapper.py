@@ -81,6 +81,7 @@ class AxialDeepLabDatasetMapper:
                 small_instance_area=cfg.INPUT.SMALL_INSTANCE_AREA,
                 small_instance_weight=cfg.INPUT.SMALL_INSTANCE_WEIGHT,
                 ignore_crowd_in_semantic=cfg.INPUT.IGNORE_CROWD_IN_SEMANTIC,
+                crowd=cfg.INPUT.CROWD,
             )
         return arguments
 

@@ -235,7 +235,7 @@ class AxialDeepLab(nn.Module):
             nms_kernel=self.nms_kernel,
             top_k=self.top_k,
             grouping="cells",
-            cell_weight=sem_seg.softmax(dim=0)[self.thing_ids].sum(dim=0),
+            cell_weight=sem_seg.softmax(dim=0),
             cell_extent=extent,
         )
         segments = find_segments(found, logits, label_divisor=self.label_divisor, void_label=_VOID)

@@ -40,7 +40,7 @@ def axial_attention(
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
     heads, length = q.shape[1:3]
-    rows = _rows_in_use(query_table, key_table, value_table, length=length)
+    rows = rows_in_use(query_table, key_table, value_table, length=length)
     rq, rk, rv = (t.expand(heads, -1, -1) for t in rows)  # (G, 2 L - 1, D)
     content_query = q
     if logit_scale is not None:
@@ -62,11 +62,11 @@ def logit_moments(
     """The moments; see `axial_d2.ops.logit_moments`. From the logits themselves under a span."""
     if span is not None:
         return reference.logit_moments(q, k, query_table, key_table, span=span)
-    rows = _rows_in_use(query_table, key_table, length=q.shape[2])
+    rows = rows_in_use(query_table, key_table, length=q.shape[2])
     return moments.logit_moments(q, k, *rows)
 
 
-def _rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
+def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
     """The rows of distances -(L - 1) .. L - 1, (1 or G, 2 L - 1, D), end rows repeated."""
     far = tables[0].shape[-2] // 2
     distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)

@@ -31,25 +31,26 @@ def logit_moments(
     """
     strips, _, length, _ = q.shape
     count = strips * length * length
-    # The variance is a small difference of large sums where q and k are far from zero: the last
-    # steps are in float64.
-    wide = torch.float64
-    strip_sums = [t.sum(dim=2).to(wide) for t in (q, k)]  # (B, G, D)
-    strip_squares = [torch.einsum("bgid,bgie->bgde", t, t).to(wide) for t in (q, k)]
-    place_sums = [t.sum(dim=0).to(wide) for t in (q, k)]  # (G, L, D)
-    place_squares = [torch.einsum("bgid,bgie->gide", t, t).to(wide) for t in (q, k)]
+    strip_sums = [t.sum(dim=2) for t in (q, k)]  # (B, G, D)
+    strip_squares = [t.mT @ t for t in (q, k)]  # (B, G, D, D)
+    by_place = [t.permute(1, 2, 3, 0) for t in (q, k)]  # (G, L, D, B)
+    place_sums = [t.sum(dim=3) for t in by_place]  # (G, L, D)
+    place_squares = [t @ t.mT for t in by_place]  # (G, L, D, D)
 
     # A query i meets the rows of distance -i .. L - 1 - i, a key j those of j - L + 1 .. j.
     ends = torch.arange(length, device=q.device)
-    tables = [
-        _window_sums(query_table.to(wide), length - 1 - ends, length),
-        _window_sums(key_table.to(wide), ends, length),
-    ]
-    first = [torch.einsum("bgd,bgd->g", *strip_sums)]
-    second = [torch.einsum("bgde,bgde->g", *strip_squares)]
-    for total, square, (row_sum, row_square) in zip(place_sums, place_squares, tables, strict=True):
-        first.append((total * row_sum).sum(dim=(1, 2)))
-        second.append((square * row_square).sum(dim=(1, 2, 3)))
+    row_sums, row_squares = zip(
+        _window_sums(query_table, length - 1 - ends, length),
+        _window_sums(key_table, ends, length),
+        strict=True,
+    )
+    # The variance is a small difference of large sums where q and k are far from zero.
+    wide = torch.float64
+    first = [(strip_sums[0] * strip_sums[1]).sum(dim=(0, 2), dtype=wide)]
+    second = [(strip_squares[0] * strip_squares[1]).sum(dim=(0, 2, 3), dtype=wide)]
+    for term in (0, 1):
+        first.append((place_sums[term] * row_sums[term]).sum(dim=(1, 2), dtype=wide))
+        second.append((place_squares[term] * row_squares[term]).sum(dim=(1, 2, 3), dtype=wide))
     mean = torch.stack(first) / count  # (3, G)
     variance = (torch.stack(second) / count - mean.square()).clamp_min(0)
     return mean.to(q.dtype), variance.to(q.dtype), count
@@ -66,10 +67,12 @@ def _window_sums(table: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Te
     Returns:
         (1 or G, L, D) and (1 or G, L, D, D).
     """
-    table = table if table.dim() == 3 else table[None]
+    dtype = table.dtype
+    # Differences of running sums lose digits: in float64, and back.
+    table = (table if table.dim() == 3 else table[None]).double()
     outer = table[..., :, None] * table[..., None, :]  # (1 or G, R, D, D)
     sums = []
     for rows in (table, outer):
         before = torch.cat([torch.zeros_like(rows[:, :1]), rows.cumsum(dim=1)], dim=1)
-        sums.append(before[:, starts + length] - before[:, starts])
+        sums.append((before[:, starts + length] - before[:, starts]).to(dtype))
     return sums[0], sums[1]

@@ -110,11 +110,10 @@ def group_cells(
     votes = votes.flatten(1)  # (2, h * w)
     nearest = NearestPoint(points, (height, width), votes.dtype)
     index = nearest(votes[0], votes[1])  # (h * w,)
-    weight = nearest.margin(votes[0], votes[1])[None]  # (1, h * w)
-    if cell_weight is not None:
-        weight = weight * cell_weight.view(-1, rows * columns)  # (1 or C, h * w)
-    by_class = None if cell_weight is None or cell_weight.dim() == 2 else semantic
+    margin = nearest.margin(votes[0], votes[1])  # (h * w,)
     cell_id = index + 1
+    by_class = None if cell_weight is None or cell_weight.dim() == 2 else semantic
+    table = None if cell_weight is None else cell_weight.reshape(-1, rows * columns)
 
     low_y, high_y, part_y = _neighbours(rows, size[0], votes)
     low_x, high_x, part_x = _neighbours(columns, size[1], votes)
@@ -131,10 +130,13 @@ def group_cells(
         disputed = (ids[1:] != chosen).any(dim=0).nonzero().squeeze(1)
         if len(disputed):
             y, x, cells = y[disputed], x[disputed], cells[:, disputed]
-            row = torch.zeros_like(y) if by_class is None else by_class[y, x].long()
+            weight = margin[cells]  # (4, P)
+            if table is not None:
+                row = torch.zeros_like(y) if by_class is None else by_class[y, x].long()
+                weight = weight * table[row, cells]
             py, px = part_y[y], part_x[x]
             share = torch.stack([(1 - py) * (1 - px), (1 - py) * px, py * (1 - px), py * px])
-            chosen[disputed] = _heaviest_id(ids[:, disputed], share, weight[row, cells])
+            chosen[disputed] = _heaviest_id(ids[:, disputed], share, weight)
         instance[band].view(-1)[pixels] = chosen
     return instance
 

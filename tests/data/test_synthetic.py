@@ -122,26 +122,29 @@ def test_small_and_large_instances(dataset):
         for segment in annotation["segments_info"]
         if segment["category_id"] in THINGS and not segment["iscrowd"]
     ]
-    assert np.quantile(areas, 0.1) < 0.007 and np.quantile(areas, 0.95) > 0.03
-    assert min(areas) >= 0.0006, "what is smaller is void"
+    assert np.quantile(areas, 0.1) < 0.01 and np.quantile(areas, 0.95) > 0.04
+    assert min(areas) >= 0.0008, "what is smaller is void"
 
 
 def test_color_alone_does_not_give_the_class(dataset):
-    """The best guess from a pixel's colour (16 levels a channel) is wrong for most classes."""
+    """The best guess from a pixel's colour (16 levels a channel) is far from enough."""
     names = sorted(NAMES)
-    counts = np.zeros((4096, len(names)))
-    for ids, annotation in truth(dataset / "train"):
-        file = dataset / "train" / "images" / annotation["file_name"].replace(".png", ".jpg")
-        levels = cv2.imread(str(file)).astype(int) // 16
-        color = levels[..., 0] * 256 + levels[..., 1] * 16 + levels[..., 2]
-        for segment in annotation["segments_info"]:
-            where = ids == segment["id"]
-            counts[:, names.index(segment["category_id"])] += np.bincount(color[where], None, 4096)
-    guess = counts.argmax(axis=1)
-    hit = np.array([counts[guess == k, k].sum() for k in range(len(names))])
-    said = np.array([counts[guess == k].sum() for k in range(len(names))])
-    iou = hit / (counts.sum(axis=0) + said - hit)
-    assert iou.mean() < 0.3
+    counts = {split: np.zeros((4096, len(names))) for split in ("train", "val")}
+    for split, count in counts.items():
+        for ids, annotation in truth(dataset / split):
+            file = dataset / split / "images" / annotation["file_name"].replace(".png", ".jpg")
+            levels = cv2.imread(str(file)).astype(int) // 16
+            color = levels[..., 0] * 256 + levels[..., 1] * 16 + levels[..., 2]
+            for segment in annotation["segments_info"]:
+                where = ids == segment["id"]
+                count[:, names.index(segment["category_id"])] += np.bincount(
+                    color[where], minlength=4096
+                )
+    guess = counts["train"].argmax(axis=1)
+    confusion = np.stack([counts["val"][guess == k].sum(axis=0) for k in range(len(names))])
+    hit = np.diag(confusion)
+    iou = hit / (confusion.sum(axis=0) + confusion.sum(axis=1) - hit)
+    assert iou.mean() < 0.35
 
 
 def test_same_seed_same_files_whatever_the_processes(tmp_path):

@@ -1,7 +1,6 @@
 """Fixtures of the training tests."""
 
 import pytest
-import torch
 from tiny_training import write_config, write_dataset
 
 NAME = "tiny_training_panoptic"
@@ -17,12 +16,3 @@ def tiny_dataset(tmp_path_factory):
 def config_file(tmp_path, tiny_dataset):
     """A config that trains on it; the output goes to tmp_path / "out"."""
     return write_config(tmp_path / "tiny.yaml", tiny_dataset, NAME, tmp_path / "out")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """On pictures this small, threads cost more in waiting for each other than they do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

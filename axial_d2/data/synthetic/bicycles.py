@@ -34,7 +34,7 @@ def paint_bicycle(
     sprite = canvas.sprite(foot + np.array([(-1.0, -0.05), (1.0, 1.2)]) * stretch)
     if sprite.empty:
         return 0
-    color = textures.paint(rng, 1.3)
+    color = textures.paint(rng, 1.4, grey_share=0.2)
     dark = np.full(3, rng.uniform(20, 55), np.float32)
     radius = rng.uniform(0.31, 0.36)
     rear, front = np.array((-0.53, radius)), np.array((0.53, radius))
@@ -42,10 +42,10 @@ def paint_bicycle(
     angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
     ring = np.stack([np.cos(angles), np.sin(angles)], 1)
     hull = np.array([rear, seat, head + (0, 0.1), front, crank])
-    sprite.polygon(foot + hull * stretch, dark, opacity=90)
+    sprite.polygon(foot + hull * stretch, dark, opacity=120)
     thick = max(0.07 * metre, 1.6)
     for hub in (rear, front):
-        sprite.polygon(foot + (hub + ring * radius) * stretch, dark * 1.6, opacity=130)
+        sprite.polygon(foot + (hub + ring * radius) * stretch, dark * 1.6, opacity=175)
         sprite.outline(foot + (hub + ring * (radius - 0.02)) * stretch, thick, dark)
     tubes = ((rear, crank), (rear, seat * 0.97), (crank, seat), (crank, head), (seat * 0.9, head))
     for start, end in (*tubes, (front, head)):

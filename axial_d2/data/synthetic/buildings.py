@@ -52,16 +52,16 @@ def sample_facade(rng: np.random.Generator, sky: np.ndarray, lit: float) -> Faca
     dark = np.full(3, rng.uniform(28, 70), np.float32)
     return Facade(
         wall=textures.wall_paint(rng),
-        trim=textures.paint(rng, 0.3),
+        trim=np.full(3, rng.uniform(90, 225), np.float32),
         glass=blend(dark, sky, rng.uniform(0.0, 0.5 if modern else 0.25)),
         roof=blend(textures.paint(rng, 0.6), np.array((92, 52, 44), np.float32), 0.5),
-        shop=textures.paint(rng, 1.2),
+        shop=textures.paint(rng, 0.7),
         storey=rng.uniform(2.7, 3.6),
         bay=rng.uniform(1.6, 3.4),
         window=(left, 1 - left, low, rng.uniform(0.72, 0.9)),
         brick=rng.uniform(0.08, 0.25) if rng.random() < 0.45 and not modern else 0.0,
         ground_floor=rng.uniform(2.8, 4.0),
-        has_shop=bool(rng.random() < 0.45),
+        has_shop=bool(rng.random() < 0.35),
         lit=lit,
         start=(int(rng.integers(512)), int(rng.integers(512))),
     )

@@ -107,10 +107,10 @@ def paint_ground(
     part = on_road
     rgb[part] = _road(rng, x[part], z[part], street, sharp[part])
 
-    if rng.random() < 0.3:  # the shadow of houses out of the picture
+    if rng.random() < 0.25:  # the shadow of houses out of the picture
         edge = rng.uniform(*street.road) + 0.6 * textures.fractal_at(along * 3, along * 0)
         dark = lateral < edge if rng.random() < 0.5 else lateral > edge
-        rgb *= 1 - cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2)[..., None] * 0.36
+        rgb *= 1 - cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2)[..., None] * 0.3
     canvas.rgb[first:] = rgb
     label = np.where(on_road, labels["road"], labels["terrain"])
     canvas.label[first:] = np.where(on_pavement, labels["pavement"], label)
@@ -119,12 +119,12 @@ def paint_ground(
 
 def _terrain(rng, x, z, sharp) -> np.ndarray:
     """Grass, dry grass, earth or gravel, (n, 3)."""
-    kinds = ((92, 128, 58), (124, 138, 66), (142, 112, 74), (104, 136, 72), (150, 132, 96))
-    base = np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.2)
+    kinds = ((106, 148, 58), (128, 156, 66), (112, 150, 76), (146, 128, 76))
+    base = np.array(kinds[rng.integers(3)], np.float32) * rng.uniform(0.85, 1.15)
     other = np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.1)
     start = rng.integers(512, size=2)
     patches = np.clip(textures.fractal_at(x * 9 + start[0], z * 9 + start[1]) * 0.5, 0, 1)
-    rgb = blend(np.broadcast_to(base, (*x.shape, 3)), other, patches * rng.uniform(0.2, 0.9))
+    rgb = blend(np.broadcast_to(base, (*x.shape, 3)), other, patches * rng.uniform(0.2, 0.7))
     blades = textures.white_at(x * 16 + start[1], z * 5 + start[0])
     lumps = textures.fractal_at(x * 40 + start[0], z * 24)
     return rgb * (1 + (0.13 * blades + 0.12 * lumps) * (0.4 + 0.6 * sharp))[..., None]
@@ -132,7 +132,7 @@ def _terrain(rng, x, z, sharp) -> np.ndarray:
 
 def _pavement(rng, lateral, along, street, sharp) -> np.ndarray:
     """Slabs, small stones or plain concrete with a kerb, (n, 3)."""
-    base = textures.paint(rng, 0.5) * 0.35 + rng.uniform(100, 135)
+    base = textures.paint(rng, 0.5) * 0.22 + np.array((140, 132, 122), np.float32)
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 20 + start[0], along * 20 + start[1])
     kind = rng.random()
@@ -157,11 +157,11 @@ def _road(rng, x, z, street, sharp) -> np.ndarray:
     """Asphalt or cobbles with markings, patches and tyre tracks, (n, 3)."""
     lateral, along = (z, x) if street.across else (x, z)
     tint = rng.normal(0, 5, 3).astype(np.float32)
-    base = np.full(3, rng.uniform(54, 96), np.float32) + tint
+    base = np.full(3, rng.uniform(56, 88), np.float32) + tint
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 12 + start[0], along * 5 + start[1])
     factor = 1 + 0.1 * stain + 0.09 * textures.white_at(lateral * 28, along * 28) * sharp
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         row = np.floor(along / 0.22)
         stone = textures.hash01(np.floor(lateral / 0.2 + 0.5 * (row % 2)) * 17 + row * 4099)
         factor += 0.4 * (stone - 0.5) * sharp

@@ -13,8 +13,8 @@ from axial_d2.data.synthetic.canvas import Camera, Canvas
 from axial_d2.data.synthetic.ground import Street
 
 # Smallest size at which each class is placed: pixels a metre takes, in shares of the picture's
-# height. A person is then 1.7 times that tall: 27 pixels of 128.
-_SMALLEST = {"person": 0.125, "car": 0.075, "bus": 0.065, "bicycle": 0.15, "traffic sign": 0.12}
+# height. A person is then 1.7 times that tall: 44 pixels of 128.
+_SMALLEST = {"person": 0.2, "car": 0.12, "bus": 0.09, "bicycle": 0.22, "traffic sign": 0.17}
 _LANE = 3.4  # metres
 
 
@@ -221,9 +221,9 @@ class Planner:
         if place is None:
             return
         x, z = place
-        for _ in range(self.rng.integers(2, 5)):
+        for _ in range(self.rng.integers(2, 4)):
             self._person(x, z + self.rng.uniform(-0.5, 0.5), child=self.rng.random() < 0.12)
-            x += self.rng.uniform(0.42, 0.75)
+            x += self.rng.uniform(0.5, 0.85)
 
     def _bicycle(self, x: float, z: float, turn: float, label: int) -> None:
         rng = self.rng.spawn(1)[0]
@@ -276,7 +276,7 @@ class Planner:
     def crowd(self) -> None:
         """A crowd region: many far persons, or a rack of bicycles, under one label."""
         if self.rng.random() < 0.7:
-            scale = self.rng.uniform(0.05, 0.08) * self.camera.height
+            scale = self.rng.uniform(0.08, 0.12) * self.camera.height
             z = self.camera.distance(scale)
             if self.street.across:
                 z = float(self.rng.uniform(self.street.road[1], self.street.kerb[1]))

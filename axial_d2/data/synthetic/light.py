@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 MOODS = ("clear", "overcast", "low sun", "dusk")
-MOOD_SHARES = (0.47, 0.3, 0.13, 0.1)
+MOOD_SHARES = (0.5, 0.32, 0.11, 0.07)
 _CASTS = {
     # red, green, blue factors, and brightness (low, high)
     "clear": ((1.03, 1.0, 0.96), (0.95, 1.2)),
@@ -32,13 +32,13 @@ def photograph(
         (H, W, 3) uint8.
     """
     height, width = depth.shape
-    sight = rng.uniform(25, 70) if rng.random() < 0.12 else rng.uniform(120, 600)  # metres
+    sight = rng.uniform(30, 80) if rng.random() < 0.08 else rng.uniform(120, 600)  # metres
     fog = (1 - np.exp(-np.minimum(depth, 150.0) / sight))[..., None] * 0.92
     rgb = rgb + (haze * 0.95 + 8 - rgb) * fog
 
     cast, (low, high) = _CASTS[mood]
     gain = np.array(cast, np.float32) * rng.uniform(low, high)
-    gain = gain * rng.normal(1, 0.025, 3)
+    gain = gain * rng.normal(1, 0.018, 3)
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
     vignette = 1 - rng.uniform(0, 0.3) * (0.4 * rows**2 + 0.6 * columns**2)
@@ -47,9 +47,9 @@ def photograph(
 
     contrast = rng.uniform(0.92, 1.18)
     rgb = 105 + (rgb - 105) * contrast + rng.normal(0, 6)
-    sigma = rng.uniform(0.25, 0.7) * max(height / 256, 1.0) ** 0.5
+    sigma = rng.uniform(0.25, 0.55) * max(height / 256, 1.0) ** 0.5
     rgb = cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), sigma)
-    strength = rng.uniform(1.0, 4.5) * (1.4 if mood == "dusk" else 1.0)
+    strength = rng.uniform(1.0, 3.5) * (1.4 if mood == "dusk" else 1.0)
     rgb += strength * rng.standard_normal(rgb.shape[:2], dtype=np.float32)[..., None]
     rgb += 0.4 * strength * rng.standard_normal(rgb.shape, dtype=np.float32)
     return np.clip(rgb, 0, 255).astype(np.uint8)

@@ -44,23 +44,28 @@ class Look:
     striped: bool
 
 
+def _trousers(rng: np.random.Generator) -> np.ndarray:
+    kinds = ((44, 58, 92), (40, 40, 46), (72, 64, 58), (70, 88, 128))
+    return np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.25)
+
+
 def sample_look(rng: np.random.Generator, *, child: bool = False) -> Look:
     """Draws a person."""
     skin = np.array(_SKIN[rng.integers(len(_SKIN))], np.float32) * rng.uniform(0.9, 1.05)
     return Look(
-        tall=rng.uniform(1.1, 1.4) if child else rng.uniform(1.58, 1.92),
-        stout=rng.uniform(1.15, 1.5),
+        tall=rng.uniform(1.2, 1.45) if child else rng.uniform(1.6, 1.92),
+        stout=rng.uniform(1.25, 1.6),
         skin=skin,
         hair=np.array(_HAIR[rng.integers(len(_HAIR))], np.float32) * rng.uniform(0.8, 1.2),
-        top=textures.paint(rng, 1.2),
-        bottom=textures.paint(rng, 0.7) * rng.uniform(0.5, 0.95),
+        top=textures.paint(rng, 1.5, grey_share=0.15),
+        bottom=_trousers(rng),
         shoes=textures.paint(rng, 0.4) * rng.uniform(0.3, 1.0),
         bag=textures.paint(rng, 1.1),
         sleeves=bool(rng.random() < 0.65),
         lower=str(rng.choice(("trousers", "shorts", "skirt", "coat"), p=(0.55, 0.15, 0.15, 0.15))),
-        head=str(rng.choice(("short", "long", "hat", "bald"), p=(0.45, 0.3, 0.17, 0.08))),
+        head=str(rng.choice(("short", "long", "hat", "bald"), p=(0.5, 0.3, 0.12, 0.08))),
         luggage=str(rng.choice(("none", "backpack", "bag"), p=(0.6, 0.2, 0.2))),
-        striped=bool(rng.random() < 0.15),
+        striped=bool(rng.random() < 0.1),
     )
 
 
@@ -137,7 +142,7 @@ def _leg(body: _Body, look: Look, view: str, side: int, gait: float, dark: float
     ankle = (ankle[0], max(ankle[1], 0.02) + lift)
     cloth = look.bottom * dark
     bare = look.skin * dark
-    widths = np.array((0.115, 0.095, 0.075)) * look.stout
+    widths = np.array((0.12, 0.1, 0.08)) * look.stout
     upper = bare if look.lower in ("skirt", "coat") else cloth
     shank = cloth if look.lower == "trousers" else bare
     body.limb((hip, knee), widths[:2], upper)

@@ -17,10 +17,10 @@ LABEL_OF = {name: number for number, name in enumerate(_STUFF, start=1)}  # 0 is
 _FIRST_THING = len(_STUFF) + 1
 # What is left of a region below these sizes nobody could name: it becomes void.
 _SMALLEST_THING = 0.0008  # share of the picture; 26 pixels of 128x256
-_SMALLEST_STUFF = 0.002
-_SMALLEST_VISIBLE = 0.18  # share of what was painted of a thing before others covered it
+_SMALLEST_STUFF = 0.006
+_SMALLEST_VISIBLE = 0.22  # share of what was painted of a thing before others covered it
 _LAYOUTS = ("street", "half", "open", "across")
-_LAYOUT_SHARES = (0.38, 0.25, 0.2, 0.17)
+_LAYOUT_SHARES = (0.3, 0.28, 0.28, 0.14)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ def render(rng: np.random.Generator, height: int, width: int) -> Scene:
     _paint_houses(canvas, rng, street, layout, sky, 0.35 if mood == "dusk" else 0.04)
 
     planner = Planner(rng, camera, street, sky, _FIRST_THING)
-    if rng.random() < 0.16:
+    if rng.random() < 0.14:
         planner.crowd()
-    planner.furnish(len(planner.regions) + int(rng.integers(4, 10)))
+    planner.furnish(len(planner.regions) + int(rng.integers(4, 9)))
     items = planner.items + _scenery(rng, planner, street, layout)
     strength = {"clear": 0.55, "low sun": 0.5, "overcast": 0.32, "dusk": 0.3}[mood]
     lean = rng.uniform(-0.6, 0.6) if mood in ("clear", "low sun") else 0.0
@@ -88,10 +88,10 @@ def _sample_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
     return Camera(
         height=height,
         width=width,
-        horizon=rng.uniform(0.34, 0.44) * height,
-        centre=rng.uniform(0.3, 0.7) * width,
+        horizon=rng.uniform(0.35, 0.43) * height,
+        centre=rng.uniform(0.33, 0.67) * width,
         focal=rng.uniform(0.95, 1.35) * height,
-        eye=rng.uniform(1.7, 2.4),
+        eye=rng.uniform(1.6, 2.15),
     )
 
 
@@ -112,7 +112,7 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
     if layout == "open" and rng.random() < 0.4:
         kerb = (left - rng.uniform(1.4, 2.2), left + wide + rng.uniform(1.4, 2.2))
     else:
-        kerb = (left - rng.uniform(2.0, 5.0), left + wide + rng.uniform(2.0, 5.0))
+        kerb = (left - rng.uniform(2.2, 4.5), left + wide + rng.uniform(2.2, 4.5))
     start = rng.uniform(7, 16)
     side_road = (start, start + rng.uniform(4.5, 7)) if rng.random() < 0.25 else None
     crossing = None
@@ -222,7 +222,7 @@ def _scenery(rng, planner: Planner, street, layout) -> list[Item]:
             ends = ((x, start), (x, start + rng.uniform(5, 16)))
         middle = (ends[0][1] + ends[1][1]) / 2
         items.append(Item(middle, lambda c: plants.paint_hedge(c, source, ends, label), label))
-    for paint, share in ((plants.paint_pole, 0.5), (plants.paint_bin, 0.3)):
+    for paint, share in ((plants.paint_pole, 0.35), (plants.paint_bin, 0.2)):
         while rng.random() < share:
             place = planner.footway("car", edge=True)
             if place is not None:

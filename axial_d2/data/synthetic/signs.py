@@ -25,7 +25,7 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     kind = str(rng.choice(_KINDS))
     metre = canvas.camera.scale(z)
     foot = np.array(canvas.camera.ground(x, z))
-    size = rng.uniform(0.95, 1.25) * metre / 2  # half a plate; somewhat larger than the real ones
+    size = rng.uniform(1.05, 1.4) * metre / 2  # half a plate; somewhat larger than the real ones
     half = size * (np.array((1.5, 1.15)) if kind == "directions" else np.ones(2))
     tall = rng.uniform(2.1, 2.9) * metre
     lean = rng.normal(0, 0.02) * tall

@@ -31,6 +31,7 @@ _PAINTS = (
     (104, 66, 92),
     (98, 76, 58),
 )
+_GREYS = 6  # so many greys stand first in the list
 
 # Walls keep to what houses are built of, most of which the list above has too.
 _WALLS = (
@@ -52,17 +53,23 @@ def wall_paint(rng: np.random.Generator) -> np.ndarray:
     return np.clip(color * rng.uniform(0.8, 1.1) + rng.normal(0, 7, 3), 30, 225).astype(np.float32)
 
 
-def paint(rng: np.random.Generator, vividness: float = 1.0) -> np.ndarray:
+def paint(
+    rng: np.random.Generator, vividness: float = 1.0, *, grey_share: float | None = None
+) -> np.ndarray:
     """Draws a colour of the shared list, varied a little.
 
     Args:
         rng: source of chance.
         vividness: 1 keeps the colour, 0 makes it grey, above 1 strengthens it.
+        grey_share: how often one of the list's greys is drawn; None for as often as any colour.
 
     Returns:
         (3,) float32 RGB, 0 to 255.
     """
-    color = np.array(_PAINTS[rng.integers(len(_PAINTS))], np.float32)
+    low, high = 0, len(_PAINTS)
+    if grey_share is not None:
+        low, high = (0, _GREYS) if rng.random() < grey_share else (_GREYS, high)
+    color = np.array(_PAINTS[rng.integers(low, high)], np.float32)
     grey = color.mean()
     color = grey + (color - grey) * vividness
     return np.clip(color * rng.uniform(0.8, 1.2) + rng.normal(0, 6, 3), 8, 247).astype(np.float32)

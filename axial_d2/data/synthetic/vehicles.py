@@ -138,7 +138,7 @@ def sample_car(rng: np.random.Generator, sky: np.ndarray) -> CarLook:
     """Draws a car; `sky` (3,) is mirrored in its windows."""
     kind = str(rng.choice(list(_CARS)))
     length, height, _ = _CARS[kind]
-    body = textures.paint(rng, 1.1)
+    body = textures.paint(rng, 1.3, grey_share=0.3)
     glass = blend(np.full(3, rng.uniform(22, 50), np.float32), sky, rng.uniform(0.05, 0.5))
     return CarLook(
         kind=kind,
@@ -232,7 +232,7 @@ def _car_face(solid: _Solid, look: CarLook, points, kind: str) -> None:
 def sample_bus(rng: np.random.Generator, sky: np.ndarray) -> CarLook:
     """Draws a bus: one or two decks, 7 to 10 metres long."""
     double = rng.random() < 0.25
-    body = textures.paint(rng, 1.2)
+    body = textures.paint(rng, 1.3, grey_share=0.15)
     return CarLook(
         kind="double" if double else "single",
         size=(rng.uniform(7, 10), rng.uniform(2.3, 2.5), 4.1 if double else rng.uniform(2.8, 3.1)),

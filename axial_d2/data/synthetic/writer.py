@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -21,8 +22,6 @@ from axial_d2.data.synthetic.classes import CATEGORIES
 from axial_d2.data.synthetic.scene import render
 from axial_d2.panoptic.encoding import id_to_rgb
 
-# Goes up whenever the drawings change, so that older sets are drawn anew.
-DRAWING = 1
 MIN_SIDE, MAX_SIDE = 64, 4096  # below, a person is a few pixels; above, memory runs out
 _SPLITS = ("train", "val")
 _MANIFEST = "manifest.json"
@@ -81,7 +80,7 @@ def generate(
     for stream, (split, count) in enumerate(zip(_SPLITS, (images, val_images), strict=True)):
         manifest = {
             "generator": "axial_d2.data.synthetic",
-            "drawing": DRAWING,
+            "drawing": _drawing_version(),
             "split": split,
             "images": int(count),
             "height": height,
@@ -94,6 +93,16 @@ def generate(
         if state != "kept":
             _write_split(folder, manifest, stream, processes, progress)
     return {folder.name: state for folder, _, _, state in plans}
+
+
+@functools.cache
+def _drawing_version() -> str:
+    """Changes with the source of what is drawn, so that sets of an older state are drawn anew."""
+    folder, digest = Path(__file__).parent, hashlib.sha256()
+    for file in sorted(folder.glob("*.py")):
+        if file.name not in ("__init__.py", "__main__.py", "registration.py", "writer.py"):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _checked_size(size) -> tuple[int, int]:
