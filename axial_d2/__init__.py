@@ -9,6 +9,7 @@ Detectron2 is an ImportError that says how to get it.
 """
 
 import importlib
+import warnings
 
 from axial_d2 import compat
 
@@ -31,9 +32,12 @@ def __getattr__(name: str) -> object:
 
 
 if compat.has_detectron2():
-    compat.apply()
-    # For what they register.
-    importlib.import_module("axial_d2.modeling")
-    importlib.import_module("axial_d2.data")
+    with warnings.catch_warnings():
+        # fvcore decorates with torch.jit.script, of which torch warns at every import.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script")
+        compat.apply()
+        # For what they register.
+        importlib.import_module("axial_d2.modeling")
+        importlib.import_module("axial_d2.data")
 else:
     compat.explain_missing_detectron2(f"axial_d2.{name}" for name in _NEED_DETECTRON2)

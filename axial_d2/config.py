@@ -81,7 +81,7 @@ def _add_data(cfg: CfgNode) -> None:
     # Detectron2's INPUT.CROP says. A key of its own because Detectron2's heads take INPUT.CROP for
     # the size of a fixed pooling window and then refuse any size that the stride does not divide.
     cfg.INPUT.CROP_SIZE = (0, 0)
-    # Crowd regions of things: "masked" teaches neither centre nor offsets there, as Detectron2 does;
+    # Crowd regions of things: "masked" teaches neither centre nor offsets there, as Detectron2;
     # "instance" teaches one of each, so that their pixels don't join the neighbouring instances.
     cfg.INPUT.CROWD = "masked"
     # Strength, 0 to 1, of the random change of brightness, contrast, saturation and hue.

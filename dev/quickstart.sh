@@ -4,6 +4,10 @@
 # Arguments change keys of the config: bash dev/quickstart.sh SOLVER.MAX_ITER 200
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+case " $* " in
+    *" -h "* | *" --help "*) sed -n '2,4s/^# //p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    *" OUTPUT_DIR "*) fail "the quickstart writes to output/quickstart; OUTPUT_DIR belongs to tools/train_net.py." ;;
+esac
 CONFIG=configs/quickstart/synthetic.yaml
 OUTPUT=output/quickstart
 export DETECTRON2_DATASETS="$OUTPUT/datasets"

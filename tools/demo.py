@@ -61,7 +61,7 @@ def main() -> int:
         parser.error(f"--limit: expected 1 or more, and --dataset; got {args.limit}")
     failed = total = 0
     try:
-        cfg = load_config(args.config_file, args.opts)
+        cfg = load_config(args.config_file, args.opts, need_pictures=bool(args.dataset))
         predictor = PicturePredictor(cfg, debug=args.debug)
         if args.dataset:
             drawn = draw_dataset(

@@ -93,12 +93,16 @@ def _positive(text: str) -> int:
     return value
 
 
-def load_config(config_file: str, options: list[str] | None = None) -> CfgNode:
+def load_config(
+    config_file: str, options: list[str] | None = None, *, need_pictures: bool = True
+) -> CfgNode:
     """Reads a config, registers its datasets and chooses the device.
 
     Args:
         config_file: a YAML file.
         options: `KEY VALUE ...` from the command line, merged last.
+        need_pictures: False where the datasets of DATASETS.CUSTOM are wanted for their classes
+            alone.
 
     Returns:
         The frozen config. MODEL.DEVICE "cuda" has become "cpu" where torch finds no GPU.
@@ -118,7 +122,7 @@ def load_config(config_file: str, options: list[str] | None = None) -> CfgNode:
     merge_options(cfg, options)
     _choose_device(cfg, asked_for="MODEL.DEVICE" in options[::2])
     try:
-        register_custom(cfg)
+        register_custom(cfg, need_pictures=need_pictures)
         check_names(cfg)
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error

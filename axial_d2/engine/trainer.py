@@ -89,7 +89,11 @@ class Trainer(DefaultTrainer):
         """Endless batches of DATASETS.TRAIN, see `loaders.build_train_loader`."""
         from axial_d2.data import AxialDeepLabDatasetMapper
 
-        return build_train_loader(cfg, AxialDeepLabDatasetMapper(cfg, is_train=True))
+        try:
+            mapper = AxialDeepLabDatasetMapper(cfg, is_train=True)
+        except ValueError as error:
+            raise SetupError(f"INPUT: {error}") from error
+        return build_train_loader(cfg, mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:

@@ -52,11 +52,12 @@ class AxialBottleneck(nn.Module):
         init_convolution(self.reduce)
         init_convolution(self.expand)
         # The block starts as its shortcut (Goyal et al., arXiv 1706.02677, section 5.1).
-        if getattr(self.expand_norm, "weight", None) is not None:
+        # A frozen norm, whose weight is a buffer, would stay at zero for ever.
+        if isinstance(getattr(self.expand_norm, "weight", None), nn.Parameter):
             nn.init.zeros_(self.expand_norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Takes (N, in_channels, H, W), gives (N, out_channels, H / stride, W / stride)."""
+        """Takes (N, in_channels, H, W), gives (N, out_channels, ceil(H / stride), ...)."""
         branch = self.relu(self.reduce_norm(self.reduce(x)))
         branch = self.relu(self.attention(branch))
         branch = self.expand_norm(self.expand(branch))

@@ -38,11 +38,13 @@ class LogitNorm(nn.Module):
             momentum: share of the new statistics in the running ones.
 
         Raises:
-            ValueError: an unknown kind.
+            ValueError: an unknown kind, or no head.
         """
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+        if num_heads < 1:
+            raise ValueError(f"num_heads: expected at least 1, got {num_heads}")
         self.kind = kind
         self.eps = eps
         self.momentum = momentum
@@ -101,6 +103,8 @@ class LogitNorm(nn.Module):
         if self.kind == "BN" or not together:
             return mean, variance, variance * (count / max(count - 1, 1))
         # Processes may hold pictures of different sizes; the naive kind counts each process once.
+        # In float64: the variance is a small difference where the mean is large.
+        dtype, mean, variance = mean.dtype, mean.double(), variance.double()
         share = mean.new_tensor(float(count) if self.kind == "SyncBN" else 1.0)
         sums = torch.cat(
             [
@@ -113,9 +117,9 @@ class LogitNorm(nn.Module):
         total = sums[-1].detach()
         mean, square = (s.view_as(mean) for s in (sums[:-1] / total).chunk(2))
         variance = (square - mean.square()).clamp_min(0)
-        if self.kind == "naiveSyncBN":
-            return mean, variance, variance
-        return mean, variance, variance * (total / (total - 1).clamp_min(1))
+        unbiased = variance * (total / (total - 1).clamp_min(1))
+        kept = variance if self.kind == "naiveSyncBN" else unbiased
+        return mean.to(dtype), variance.to(dtype), kept.to(dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:

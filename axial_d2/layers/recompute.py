@@ -1,7 +1,6 @@
 """Activation checkpointing that leaves running statistics alone the second time."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -25,20 +24,26 @@ def recomputed(module: nn.Module, x: Tensor) -> Tensor:
         return module(x)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
-        return nullcontext(), _on_copies_of_buffers(module)
+        return nullcontext(), _OnCopiesOfBuffers(module)
 
     return checkpoint(module, x, use_reentrant=False, context_fn=contexts)
 
 
-@contextmanager
-def _on_copies_of_buffers(module: nn.Module) -> Iterator[None]:
-    """Gives every submodule copies of its buffers, and the originals back at the end."""
-    originals = [(m, dict(m._buffers)) for m in module.modules() if m._buffers]
-    for submodule, buffers in originals:
-        for name, buffer in buffers.items():
-            submodule._buffers[name] = None if buffer is None else buffer.clone()
-    try:
-        yield
-    finally:
-        for submodule, buffers in originals:
+class _OnCopiesOfBuffers:
+    """Gives every submodule copies of its buffers, and the originals back at the end.
+
+    May be entered again and again: once for each backward pass through the same graph.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __enter__(self) -> None:
+        self._originals = [(m, dict(m._buffers)) for m in self._module.modules() if m._buffers]
+        for submodule, buffers in self._originals:
+            for name, buffer in buffers.items():
+                submodule._buffers[name] = None if buffer is None else buffer.clone()
+
+    def __exit__(self, *raised: object) -> None:
+        for submodule, buffers in self._originals:
             submodule._buffers.update(buffers)

@@ -24,8 +24,16 @@ class ConvStem(nn.Module):
             kernel_size: of every convolution, odd.
             in_channels: channels of the picture.
             norm: makes the norm of that many channels.
+
+        Raises:
+            ValueError: no convolution, one without channels, or an even kernel.
         """
         super().__init__()
+        if not channels or min(channels) < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                f"expected at least one convolution of 1 channel or more and an odd kernel, "
+                f"got channels {channels} and kernel size {kernel_size}"
+            )
         self.out_channels = channels[-1]
         layers: list[nn.Module] = []
         for i, out_channels in enumerate(channels):
@@ -50,10 +58,13 @@ class ConvStem(nn.Module):
 
 def conv7_stem(width_multiplier: float, norm: NormFactory = nn.BatchNorm2d) -> ConvStem:
     """ResNet's stem, one 7x7 convolution of 64 channels for L: the paper's for ImageNet."""
-    return ConvStem(channels=(int(64 * width_multiplier),), kernel_size=7, norm=norm)
+    return ConvStem(channels=_widths(width_multiplier, 64), kernel_size=7, norm=norm)
 
 
 def conv3_stem(width_multiplier: float, norm: NormFactory = nn.BatchNorm2d) -> ConvStem:
     """Three 3x3 convolutions of 64, 64 and 128 channels for L: the paper's for segmentation."""
-    channels = tuple(int(c * width_multiplier) for c in (64, 64, 128))
-    return ConvStem(channels=channels, kernel_size=3, norm=norm)
+    return ConvStem(channels=_widths(width_multiplier, 64, 64, 128), kernel_size=3, norm=norm)
+
+
+def _widths(multiplier: float, *channels: int) -> tuple[int, ...]:
+    return tuple(max(1, int(c * multiplier)) for c in channels)

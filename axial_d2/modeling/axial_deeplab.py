@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.backbone import Backbone
 from detectron2.projects.panoptic_deeplab.panoptic_seg import build_ins_embed_branch
@@ -61,9 +61,11 @@ class AxialDeepLab(nn.Module):
             size_divisibility: pictures are padded to a multiple of it; below 1, the backbone's.
 
         Raises:
-            ValueError: a thing id that is not among the head's classes.
+            ValueError: a thing id that is not among the head's classes, or a merging constant out
+                of range.
         """
         super().__init__()
+        _check_merging(stuff_area, center_threshold, nms_kernel, top_k)
         self.thing_ids = sorted(thing_ids)
         classes = getattr(sem_seg_head, "num_classes", None)
         if classes is not None and self.thing_ids and self.thing_ids[-1] >= classes:
@@ -88,9 +90,14 @@ class AxialDeepLab(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        """Builds the parts; registers `DATASETS.CUSTOM` for the classes of `DATASETS.TRAIN`."""
-        register_custom(cfg)
-        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        """Builds the parts; registers `DATASETS.CUSTOM` for the classes of `DATASETS.TRAIN`.
+
+        Raises:
+            ValueError: `DATASETS.TRAIN` names no panoptic dataset that is registered, or
+                `NUM_CLASSES` is too small for it.
+        """
+        register_custom(cfg, need_pictures=False)
+        metadata = _panoptic_metadata(cfg)
         backbone = build_backbone(cfg)
         node = cfg.MODEL.PANOPTIC_DEEPLAB
         return {
@@ -243,6 +250,41 @@ class AxialDeepLab(nn.Module):
         if self.predict_instances:
             result["instances"] = _instances(segments)
         return result
+
+
+def _check_merging(stuff_area: int, threshold: float, nms_kernel: int, top_k: int) -> None:
+    """Finds before a training what `panoptic_segmentation` would refuse after it."""
+    node = "MODEL.PANOPTIC_DEEPLAB"
+    if nms_kernel < 1 or nms_kernel % 2 == 0:
+        raise ValueError(f"{node}.NMS_KERNEL: expected an odd number, got {nms_kernel}")
+    if top_k < 1:
+        raise ValueError(f"{node}.TOP_K_INSTANCE: expected at least 1, got {top_k}")
+    if not 0 <= threshold < 1:
+        raise ValueError(f"{node}.CENTER_THRESHOLD: expected 0 to 1, got {threshold}")
+    if stuff_area < 0:
+        raise ValueError(f"{node}.STUFF_AREA: expected at least 0, got {stuff_area}")
+
+
+def _panoptic_metadata(cfg: CfgNode) -> Metadata:
+    """The metadata of the first training dataset, whose classes the model has."""
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN: expected the dataset whose classes the model has, got ()")
+    name = cfg.DATASETS.TRAIN[0]
+    metadata = MetadataCatalog.get(name)
+    wanted = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
+    missing = [key for key in (*wanted, "label_divisor") if not hasattr(metadata, key)]
+    if missing:
+        raise ValueError(
+            f"DATASETS.TRAIN: expected a registered panoptic dataset, but {name!r} has no "
+            f"{', '.join(missing)}"
+        )
+    largest = max((c for key in wanted for c in getattr(metadata, key).values()), default=-1)
+    if largest >= cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
+        raise ValueError(
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: expected {largest + 1}, the number of classes of "
+            f"{name!r}, got {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
+        )
+    return metadata
 
 
 def _resize(maps: Tensor, extent: tuple[int, int], size: tuple[int, int]) -> Tensor:

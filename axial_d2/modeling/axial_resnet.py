@@ -70,7 +70,8 @@ class AxialResNet(Backbone):
             checkpoint: recompute each block in the backward pass.
             backend: which implementation of axial attention.
             freeze_at: 1 freezes the stem, 2 also res2, up to 5.
-            out_features: which of stem, res2, res3, res4, res5 to return.
+            out_features: which of stem, res2, res3, res4, res5 to return; stages above the last
+                of them are not built.
 
         Raises:
             ValueError: a value out of these ranges.
@@ -107,7 +108,8 @@ class AxialResNet(Backbone):
         }
         in_channels, stride_so_far = self.stem.out_channels, 4
         rates = iter(_drop_path_rates(drop_path, sum(BLOCKS[depth])))
-        for name, blocks, channels in zip(STAGES, BLOCKS[depth], STAGE_CHANNELS, strict=True):
+        plan = list(zip(STAGES, BLOCKS[depth], STAGE_CHANNELS, strict=True))
+        for name, blocks, channels in plan[: _last_stage(self._out_features)]:
             stride = 1 if name == "res2" or stride_so_far == output_stride else 2
             mid_channels = _round_channels(channels * width_multiplier, 2 * num_heads)
             stage = nn.Sequential()
@@ -195,8 +197,10 @@ class AxialResNet(Backbone):
         return features
 
     def _freeze(self, freeze_at: int) -> None:
-        for name in ("stem", *STAGES)[:freeze_at]:
-            part = getattr(self, name)
+        parts = [self.stem, *(getattr(self, name, None) for name in STAGES)]
+        for part in parts[:freeze_at]:
+            if part is None:
+                continue
             for parameter in part.parameters():
                 parameter.requires_grad_(False)
             FrozenBatchNorm2d.convert_frozen_batchnorm(part)

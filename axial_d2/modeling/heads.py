@@ -69,13 +69,15 @@ class AxialDeepLabSemSegHead(nn.Module):
             ignore_value: label of pixels without truth.
 
         Raises:
-            ValueError: an unknown loss type, or no class.
+            ValueError: an unknown loss type, a share out of range, or no class.
         """
         super().__init__()
         if loss_type not in LOSS_TYPES:
             raise ValueError(
                 f"LOSS_TYPE: expected one of {', '.join(LOSS_TYPES)}, got {loss_type!r}"
             )
+        if not 0 < loss_top_k <= 1:
+            raise ValueError(f"LOSS_TOP_K: expected a share, 0 < k <= 1, got {loss_top_k}")
         if num_classes < 1:
             raise ValueError(f"NUM_CLASSES: expected at least 1, got {num_classes}")
         self.decoder = decoder

@@ -10,7 +10,10 @@ from axial_d2.layers import LogitNorm
 from axial_d2.layers.logit_norm import KINDS
 
 # Detectron2 names torch's own synchronised batch norm twice.
-_LOGIT_KINDS = {kind: kind for kind in KINDS} | {"nnSyncBN": "SyncBN"}
+_LOGIT_KINDS = {kind: kind for kind in KINDS} | {
+    "nnSyncBN": "SyncBN",
+    "naiveSyncBN_N": "naiveSyncBN",
+}
 
 
 def norm_factory(name: str, key: str) -> Callable[[int], nn.Module]:

@@ -4,6 +4,8 @@
 >>> content, position = ops.axial_attention(q, k, v, query_table, key_table, value_table, span=65)
 """
 
+from numbers import Integral
+
 from torch import Tensor
 
 from axial_d2.ops.chooser import (
@@ -75,7 +77,7 @@ def axial_attention(
     _check_inputs(q, k, query_table, key_table, logit_scale)
     if v.shape[:3] != q.shape[:3] or v.dim() != 4:
         raise ValueError(f"v: expected {(*q.shape[:3], 'Dv')}, got {tuple(v.shape)}")
-    _check_table("value_table", value_table, q.shape[1], v.shape[3])
+    _check_table("value_table", value_table, q.shape[1], v.shape[3], query_table.shape[-2])
     span = check_span(span, q.shape[2])
     chosen = choose_backend(backend, AttentionSizes(q, v, span))
     record(chosen.name)
@@ -129,9 +131,10 @@ def check_span(span: int | None, length: int | None = None) -> int | None:
     Raises:
         ValueError: the span is even or negative, or not a whole number.
     """
-    if span is None or span == 0:
+    if span is None or (span == 0 and not isinstance(span, bool)):
         return None
-    if isinstance(span, bool) or int(span) != span or span < 0 or span % 2 == 0:
+    whole = isinstance(span, Integral) and not isinstance(span, bool)
+    if not whole or span < 0 or span % 2 == 0:
         raise ValueError(f"span: expected an odd number, or 0 or None for global, got {span!r}")
     if length is not None and span >= 2 * length - 1:
         return None
@@ -146,15 +149,17 @@ def _check_inputs(
     if k.shape != q.shape:
         raise ValueError(f"k: expected q's shape {tuple(q.shape)}, got {tuple(k.shape)}")
     _check_table("query_table", query_table, q.shape[1], q.shape[3])
-    _check_table("key_table", key_table, q.shape[1], q.shape[3])
+    _check_table("key_table", key_table, q.shape[1], q.shape[3], query_table.shape[-2])
     if logit_scale is not None and logit_scale.shape != (3, q.shape[1]):
         raise ValueError(f"logit_scale: expected {(3, q.shape[1])}, got {tuple(logit_scale.shape)}")
 
 
-def _check_table(name: str, table: Tensor, heads: int, depth: int) -> None:
+def _check_table(name: str, table: Tensor, heads: int, depth: int, rows: int | None = None) -> None:
     fits = table.dim() in (2, 3) and table.shape[-1] == depth and table.shape[-2] % 2 == 1
     if not fits or (table.dim() == 3 and table.shape[0] != heads):
         raise ValueError(
             f"{name}: expected (rows, {depth}) or ({heads}, rows, {depth}) with an odd number of "
             f"rows, got {tuple(table.shape)}"
         )
+    if rows is not None and table.shape[-2] != rows:
+        raise ValueError(f"{name}: expected query_table's {rows} rows, got {table.shape[-2]}")

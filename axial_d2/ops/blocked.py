@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from axial_d2.ops import moments, reference
 
@@ -40,7 +41,7 @@ def axial_attention(
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
     heads, length = q.shape[1:3]
-    rows = rows_in_use(query_table, key_table, value_table, length=length)
+    rows = _rows_in_use(query_table, key_table, value_table, length=length)
     rq, rk, rv = (t.expand(heads, -1, -1) for t in rows)  # (G, 2 L - 1, D)
     content_query = q
     if logit_scale is not None:
@@ -59,14 +60,39 @@ def axial_attention(
 def logit_moments(
     q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, *, span: int | None = None
 ) -> tuple[Tensor, Tensor, int]:
-    """The moments; see `axial_d2.ops.logit_moments`. From the logits themselves under a span."""
+    """The moments; see `axial_d2.ops.logit_moments`.
+
+    In closed form for the whole strip; under a span from the logits, a block of strips at a time.
+    """
     if span is not None:
-        return reference.logit_moments(q, k, query_table, key_table, span=span)
-    rows = rows_in_use(query_table, key_table, length=q.shape[2])
+        return _moments_by_blocks(q, k, query_table, key_table, span)
+    rows = _rows_in_use(query_table, key_table, length=q.shape[2])
     return moments.logit_moments(q, k, *rows)
 
 
-def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
+def _moments_by_blocks(
+    q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, span: int
+) -> tuple[Tensor, Tensor, int]:
+    inside = reference.band(q.shape[2], span, q.device)
+
+    def sums(qb: Tensor, kb: Tensor, query_rows: Tensor, key_rows: Tensor) -> Tensor:
+        terms = reference.logit_terms(qb, kb, query_rows, key_rows)[..., inside]
+        terms = terms.double()  # (3, b, G, pairs): small differences of large sums follow
+        return torch.stack([terms.sum(dim=(1, 3)), terms.square().sum(dim=(1, 3))])
+
+    total = torch.zeros(2, 3, q.shape[1], dtype=torch.float64, device=q.device)
+    for block in _blocks(q.transpose(0, 1)):
+        # Recomputed in the backward pass: the blocks' logits are never all there.
+        total = total + checkpoint(
+            sums, q[block], k[block], query_table, key_table, use_reentrant=False
+        )
+    count = q.shape[0] * int(inside.sum())
+    mean, square = total / count
+    variance = (square - mean.square()).clamp_min(0)
+    return mean.to(q.dtype), variance.to(q.dtype), count
+
+
+def _rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
     """The rows of distances -(L - 1) .. L - 1, (1 or G, 2 L - 1, D), end rows repeated."""
     far = tables[0].shape[-2] // 2
     distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)
@@ -140,6 +166,14 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
+        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        # The region of the forward pass may still be open.
+        with torch.autocast(content_grad.device.type, enabled=False):
+            return _Blocked._gradients(ctx, content_grad, position_grad)
+
+    @staticmethod
+    def _gradients(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, q, k, v, *tables = ctx.saved_tensors

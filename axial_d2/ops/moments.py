@@ -24,13 +24,16 @@ def logit_moments(
         k: (B, G, L, D).
         query_table: (2 * L - 1, D) or (G, 2 * L - 1, D), the row of distance 0 in the middle.
         key_table: like `query_table`.
-        span: None; a span has no such form.
+        span: None.
 
     Returns:
         Mean (3, G), biased variance (3, G), count.
     """
     strips, _, length, _ = q.shape
     count = strips * length * length
+    # The variance is a small difference of large sums where q and k are far from zero.
+    dtype, wide = q.dtype, torch.float64
+    q, k = q.to(wide), k.to(wide)
     strip_sums = [t.sum(dim=2) for t in (q, k)]  # (B, G, D)
     strip_squares = [t.mT @ t for t in (q, k)]  # (B, G, D, D)
     by_place = [t.permute(1, 2, 3, 0) for t in (q, k)]  # (G, L, D, B)
@@ -40,20 +43,18 @@ def logit_moments(
     # A query i meets the rows of distance -i .. L - 1 - i, a key j those of j - L + 1 .. j.
     ends = torch.arange(length, device=q.device)
     row_sums, row_squares = zip(
-        _window_sums(query_table, length - 1 - ends, length),
-        _window_sums(key_table, ends, length),
+        _window_sums(query_table.to(wide), length - 1 - ends, length),
+        _window_sums(key_table.to(wide), ends, length),
         strict=True,
     )
-    # The variance is a small difference of large sums where q and k are far from zero.
-    wide = torch.float64
-    first = [(strip_sums[0] * strip_sums[1]).sum(dim=(0, 2), dtype=wide)]
-    second = [(strip_squares[0] * strip_squares[1]).sum(dim=(0, 2, 3), dtype=wide)]
+    first = [(strip_sums[0] * strip_sums[1]).sum(dim=(0, 2))]
+    second = [(strip_squares[0] * strip_squares[1]).sum(dim=(0, 2, 3))]
     for term in (0, 1):
-        first.append((place_sums[term] * row_sums[term]).sum(dim=(1, 2), dtype=wide))
-        second.append((place_squares[term] * row_squares[term]).sum(dim=(1, 2, 3), dtype=wide))
+        first.append((place_sums[term] * row_sums[term]).sum(dim=(1, 2)))
+        second.append((place_squares[term] * row_squares[term]).sum(dim=(1, 2, 3)))
     mean = torch.stack(first) / count  # (3, G)
     variance = (torch.stack(second) / count - mean.square()).clamp_min(0)
-    return mean.to(q.dtype), variance.to(q.dtype), count
+    return mean.to(dtype), variance.to(dtype), count
 
 
 def _window_sums(table: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -67,12 +68,10 @@ def _window_sums(table: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Te
     Returns:
         (1 or G, L, D) and (1 or G, L, D, D).
     """
-    dtype = table.dtype
-    # Differences of running sums lose digits: in float64, and back.
-    table = (table if table.dim() == 3 else table[None]).double()
+    table = table if table.dim() == 3 else table[None]
     outer = table[..., :, None] * table[..., None, :]  # (1 or G, R, D, D)
     sums = []
     for rows in (table, outer):
         before = torch.cat([torch.zeros_like(rows[:, :1]), rows.cumsum(dim=1)], dim=1)
-        sums.append((before[:, starts + length] - before[:, starts]).to(dtype))
+        sums.append(before[:, starts + length] - before[:, starts])
     return sums[0], sums[1]

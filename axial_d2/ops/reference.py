@@ -117,7 +117,7 @@ def axial_attention(
     """The attention itself; see `axial_d2.ops.axial_attention`."""
     terms = logit_terms(q, k, query_table, key_table)
     if logit_scale is not None:
-        terms = terms * logit_scale[:, None, :, None, None]
+        terms = terms * logit_scale.to(terms.dtype)[:, None, :, None, None]
     logits = terms.sum(dim=0)  # (B, G, L, L)
     inside = band(q.shape[2], span, q.device)
     weights = logits.masked_fill(~inside, float("-inf")).softmax(dim=-1)

@@ -24,7 +24,7 @@ class InstanceScores(NamedTuple):
         labels: (n,) int64, the instances' labels in the panoptic map.
         classes: (n,) int64.
         areas: (n,) int64, pixels.
-        scores: (n,) float32, centre score times mean class probability.
+        scores: (n,) float32, 0 to 1, centre score times mean class probability.
         centers: (n,) int64, index of the instance's centre (its id in the instance map - 1).
     """
 
@@ -106,6 +106,7 @@ def instance_scores(
     found = area.nonzero().squeeze(1)
     found = found[label[found].argsort()]
     mean = mass[found] / area[found]
-    scores = center_scores[found - 1].to(mean.dtype) * mean
+    # The heat-map is a regression: it may exceed the 1 of a perfect centre.
+    scores = center_scores[found - 1].to(mean.dtype).clamp(0, 1) * mean
     classes = label[found].div(label_divisor, rounding_mode="floor")
     return InstanceScores(label[found], classes, area[found], scores.float(), found - 1)

@@ -8,6 +8,9 @@ from torch import Tensor
 from axial_d2.panoptic.merging import PanopticSegmentation
 from axial_d2.panoptic.scores import instance_scores
 
+# A table over all labels that may occur has this many entries at most: 128 MB.
+_MAX_LABEL = 1 << 24
+
 
 class Segments(NamedTuple):
     """What `find_segments` gives.
@@ -44,10 +47,20 @@ def find_segments(
     Raises:
         TypeError, ValueError: an argument has another type, shape or range.
     """
+    if not isinstance(found, PanopticSegmentation):
+        raise TypeError(f"found: expected a PanopticSegmentation, got {type(found).__name__}")
+    highest = int(found.panoptic.max()) if found.panoptic.numel() else -1
+    if highest // label_divisor >= len(logits):
+        raise ValueError(
+            f"found: its highest label {highest} is of class {highest // label_divisor} with "
+            f"label_divisor {label_divisor}, but logits have {len(logits)} classes"
+        )
+    if highest >= _MAX_LABEL:
+        raise ValueError(f"found: expected labels below {_MAX_LABEL}, got {highest}")
     if void_label >= 0:
         raise ValueError(f"void_label: expected a negative number, got {void_label}")
     if not found.panoptic.numel():
-        return Segments(found.panoptic, [])
+        return Segments(found.panoptic.long(), [])
     scored = instance_scores(
         found.panoptic,
         found.instance,

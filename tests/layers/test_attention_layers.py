@@ -169,6 +169,17 @@ def test_recomputing_changes_neither_results_nor_running_statistics() -> None:
             torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-12, msg=name)
 
 
+def test_recomputing_for_each_of_two_losses() -> None:
+    layer = attention().train()
+    x = torch.randn(2, 6, 5, 5, requires_grad=True)
+    y = recomputed(layer, x)
+    first = torch.autograd.grad(y.sum(), x, retain_graph=True)[0]
+    second = torch.autograd.grad(y.square().sum(), x)[0]
+    plain = layer(x)
+    torch.testing.assert_close(first, torch.autograd.grad(plain.sum(), x, retain_graph=True)[0])
+    torch.testing.assert_close(second, torch.autograd.grad(plain.square().sum(), x)[0])
+
+
 def test_half_precision_by_autocast() -> None:
     layer = attention()
     x = torch.randn(2, 6, 9, 5)

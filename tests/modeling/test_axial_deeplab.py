@@ -39,7 +39,7 @@ def test_every_parameter_gets_a_gradient(decoder: str, aspp: bool) -> None:
         if isinstance(block, AxialBottleneck):
             nn.init.ones_(block.expand_norm.weight)
     # The last layers start near zero, which keeps gradients from all below.
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.dim() == 4 and parameter.shape[0] in (1, 2, CLASSES):
             nn.init.normal_(parameter)
     losses = model([scene(61, 83), scene(50, 97)])
@@ -206,7 +206,12 @@ def test_our_meta_architecture_takes_detectron2s_heads() -> None:
         ("MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", [8], "PROJECT_CHANNELS: expected one for each"),
         ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8, "COMMON_STRIDE: expected 4"),
         ("MODEL.SEM_SEG_HEAD.LOSS_TYPE", "focal", "LOSS_TYPE: expected one of cross_entropy"),
-        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3, "NUM_CLASSES: expected more than .* 3 .* got 3"),
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4, "NUM_CLASSES: expected 5, .* got 4"),
+        ("MODEL.SEM_SEG_HEAD.LOSS_TOP_K", 20.0, "LOSS_TOP_K: expected a share"),
+        ("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", 4, "NMS_KERNEL: expected an odd number, got 4"),
+        ("MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE", 0, "TOP_K_INSTANCE: expected at least 1"),
+        ("DATASETS.TRAIN", (), "DATASETS.TRAIN: expected the dataset"),
+        ("DATASETS.TRAIN", ("coco_2017_val",), "DATASETS.TRAIN: expected .* panoptic .*2017_val"),
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res4"], "IN_FEATURES: the backbone gives"),
     ],
 )

@@ -72,7 +72,9 @@ def test_blocks_and_widths() -> None:
         return [len(getattr(net, f"res{i}")) for i in (2, 3, 4, 5)]
 
     assert blocks(small()) == [1, 2, 4, 1]
-    net = AxialResNet(depth=50, width_multiplier=0.5, max_distance=1)
+    net = AxialResNet(
+        depth=50, width_multiplier=0.5, max_distance=1, out_features=("res2", "res3", "res5")
+    )
     assert blocks(net) == [3, 4, 6, 3]
     assert [s.channels for s in net.output_shape().values()] == [128, 256, 1024]
     heights = [m for m in net.res2.modules() if isinstance(m, AxialAttention1d)]
@@ -104,6 +106,16 @@ def test_checkpointing_works_above_a_frozen_stem() -> None:
     assert net.res2[0].reduce.weight.grad is not None
 
 
+def test_a_frozen_norm_from_scratch_lets_the_attention_learn() -> None:
+    net = small(norm="FrozenBN", out_features=("res2",))
+    net(torch.randn(2, 3, 32, 32))["res2"].sum().backward()
+    assert net.res2[0].attention.height.qkv.weight.grad.abs().max() > 0
+
+
+def test_the_narrowest_net_has_a_stem() -> None:
+    assert small(width_multiplier=0.001).stem.out_channels == 1
+
+
 def test_frozen_stages() -> None:
     net = small(freeze_at=2)
     frozen, free = [net.stem, net.res2], [net.res3, net.res4, net.res5]
@@ -133,7 +145,7 @@ def test_norms(norm: str, kind: str) -> None:
 
 def test_only_the_stages_asked_for_run() -> None:
     net = small(out_features=("res3",))
-    net.res4 = net.res5 = None
+    assert not hasattr(net, "res4")
     assert list(net(torch.randn(1, 3, 32, 32))) == ["res3"]
 
 

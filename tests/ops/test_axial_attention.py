@@ -133,7 +133,7 @@ def test_gradients_are_those_of_the_function() -> None:
     assert torch.autograd.gradcheck(moments, [*inputs[:2], *inputs[3:5]])
 
 
-@pytest.mark.parametrize("span", [2, 64, -1, -65, 2.5, True])
+@pytest.mark.parametrize("span", [2, 64, -1, -65, 2.5, True, False, "abc", float("nan")])
 def test_a_span_that_cannot_be_centred_is_refused(span: float) -> None:
     *inputs, _ = draw(1, 1, 3, 1, 2)
     with pytest.raises(ValueError, match=r"span: expected an odd number.*got"):
@@ -150,6 +150,8 @@ def test_a_span_that_cannot_be_centred_is_refused(span: float) -> None:
         (3, (8, 2), "query_table: expected .* odd number"),
         (4, (9, 3), "key_table: expected"),
         (5, (3, 9, 4), "value_table: expected"),
+        (4, (7, 2), "key_table: expected query_table's 9 rows, got 7"),
+        (5, (11, 4), "value_table: expected query_table's 9 rows, got 11"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(index: int, shape: tuple, message: str) -> None:

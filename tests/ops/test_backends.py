@@ -84,15 +84,22 @@ def test_single_precision_is_as_good_as_the_references(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", FAST)
-def test_moments_survive_a_large_mean(backend: str) -> None:
+@pytest.mark.parametrize(("mean", "spread"), [(10, 1), (3, 0.01)])
+@pytest.mark.parametrize("span", [None, 7])
+def test_moments_survive_a_large_mean(
+    backend: str, mean: float, spread: float, span: int | None
+) -> None:
     inputs = draw(8, 21, 30, False)
-    q, k = (10 + t.detach() for t in inputs[:2])
-    tables = [t.detach() for t in inputs[3:5]]
-    _, exact, _ = ops.logit_moments(q, k, *tables, backend="reference")
-    _, ours, _ = ops.logit_moments(
-        q.float(), k.float(), *(t.float() for t in tables), backend=backend
-    )
-    torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=0)
+    # Rounded to single precision first: this is about the sums, not about the inputs.
+    q, k = ((mean + spread * t.detach()).float().double() for t in inputs[:2])
+    tables = [t.detach().float().double() for t in inputs[3:5]]
+    _, exact, _ = ops.logit_moments(q, k, *tables, span=span, backend="reference")
+    single = [t.float() for t in (q, k, *tables)]
+    _, eager, _ = ops.logit_moments(*single, span=span, backend="reference")
+    _, ours, _ = ops.logit_moments(*single, span=span, backend=backend)
+    errors = [((m.double() - exact) / exact).abs().max() for m in (eager, ours)]
+    # Under a span the logits themselves are in single precision, as the reference's are.
+    assert errors[1] <= max(2 * errors[0], 1e-5)
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -107,3 +114,22 @@ def test_half_precision_accumulates_in_single(backend: str) -> None:
         if factor == 1:
             eager_errors = errors
         assert all(e <= factor * b for e, b in zip(errors, eager_errors, strict=True))
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_a_backward_pass_inside_autocast_stays_in_single_precision(backend: str) -> None:
+    *inputs, scale = (t.detach().float().requires_grad_() for t in draw(3, 9, 12, False))
+
+    def gradient(inside: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            content, position = ops.axial_attention(*inputs, logit_scale=scale, backend=backend)
+            return torch.autograd.grad((content.sin() + position.cos()).sum(), inputs[0])[0]
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-5, atol=1e-6)
+
+
+def test_the_reference_takes_half_precision_with_a_scale_in_single() -> None:
+    *inputs, scale = (t.detach() for t in draw(2, 5, 6, False))
+    half = [t.to(torch.bfloat16) for t in inputs]
+    content, _ = ops.axial_attention(*half, logit_scale=scale.float(), backend="reference")
+    assert content.dtype == torch.bfloat16
