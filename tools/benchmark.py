@@ -11,6 +11,8 @@ such counter to reset (not Linux), the peak of the whole process since its start
 """
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -143,9 +145,16 @@ def peak_of_one_run(make: Callable[..., Contest], options: argparse.Namespace, w
     """Peak of resident memory during one run above what stood before it, in bytes."""
     getattr(make((64, 128), options), who)()
     run = getattr(make(tuple(options.size), options), who)
+    _release_freed_heap()
     before = _resident("VmRSS") if _reset_peak() else 0
     run()
     return _resident("VmHWM") - before
+
+
+def _release_freed_heap() -> None:
+    """What the allocator keeps of earlier work would hide a part of the rise."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc has it, others don't
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_peak() -> bool:
