@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from axial_d2 import ops
+from axial_d2.ops.reference import at_least_single
 
 KINDS = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN")
 
@@ -87,7 +88,7 @@ class LogitNorm(nn.Module):
         if self.training and self.kind != "FrozenBN":
             # Sums over millions of logits: not in half precision, whatever autocast says.
             with torch.autocast(q.device.type, enabled=False):
-                inputs = (_at_least_float(t) for t in (q, k, query_table, key_table))
+                inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
                 mean, variance, count = ops.logit_moments(*inputs, span=span, backend=backend)
                 mean, variance, kept = self._over_processes(mean, variance, count)
             self._track(mean.detach(), kept.detach())
@@ -129,7 +130,3 @@ class LogitNorm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"heads={self.weight.shape[1]}, kind={self.kind}, eps={self.eps}"
-
-
-def _at_least_float(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -22,6 +22,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from axial_d2.ops import moments, reference
+from axial_d2.ops.reference import at_least_single
 
 # Floats in the logits of one block. Three to four buffers of that size are in use at a time; they
 # should fit the last-level cache.
@@ -151,12 +152,12 @@ class _Blocked(torch.autograd.Function):
         ctx.span = span
         content, position = torch.empty_like(v), torch.empty_like(v)
         with torch.autocast(q.device.type, enabled=False):
-            tables = [_real(t) for t in (rq, rk, rv)]
+            tables = [at_least_single(t) for t in (rq, rk, rv)]
             outside = _outside(q, span)
             blocks = _blocks(q)
             scratch = _Scratch(q, blocks[0].stop, tables[0].dtype)
             for block in blocks:
-                ab, qb, kb, vb = (_real(t[:, block]) for t in (a, q, k, v))
+                ab, qb, kb, vb = (at_least_single(t[:, block]) for t in (a, q, k, v))
                 weights = _weights(ab, qb, kb, tables[0], tables[1], outside)
                 content[:, block] = weights @ vb
                 spread = scratch.filled(True, weights)
@@ -177,15 +178,18 @@ class _Blocked(torch.autograd.Function):
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         a, q, k, v, *tables = ctx.saved_tensors
-        rq, rk, rv = (_real(t) for t in tables)
+        rq, rk, rv = (at_least_single(t) for t in tables)
         grads = [torch.empty_like(t) for t in (a, q, k, v)]
         table_grads = [torch.zeros_like(t) for t in (rq, rk, rv)]
         outside = _outside(q, ctx.span)
         blocks = _blocks(q)
         scratch = _Scratch(q, blocks[0].stop, rq.dtype)
         for block in blocks:
-            ab, qb, kb, vb = (_real(t[:, block]) for t in (a, q, k, v))
-            dc, dp = _real(content_grad[:, block]), _real(position_grad[:, block])
+            ab, qb, kb, vb = (at_least_single(t[:, block]) for t in (a, q, k, v))
+            dc, dp = (
+                at_least_single(content_grad[:, block]),
+                at_least_single(position_grad[:, block]),
+            )
             weights = _weights(ab, qb, kb, rq, rk, outside)
             grads[3][:, block] = weights.mT @ dc
             table_grads[2] += scratch.filled(True, weights).mT @ dp.flatten(1, 2)
@@ -233,8 +237,3 @@ def _blocks(q: Tensor) -> list[slice]:
 def _slices(total: int, step: int) -> Iterator[slice]:
     for start in range(0, total, step):
         yield slice(start, min(start + step, total))
-
-
-def _real(tensor: Tensor) -> Tensor:
-    """At least single precision: sums over a strip don't belong in half."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -33,6 +33,11 @@ def relative_rows(length: int, max_distance: int, device: torch.device | None = 
     return distance.clamp(-max_distance, max_distance) + max_distance
 
 
+def at_least_single(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is in float64: sums over a strip don't belong in half."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def band(length: int, span: int | None, device: torch.device | None = None) -> Tensor:
     """Which keys each query sees.
 
