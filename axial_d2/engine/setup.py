@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 from axial_d2.config import add_axial_config
 from axial_d2.engine.config_errors import merge_file, merge_options
 from axial_d2.engine.errors import SetupError
+from axial_d2.engine.memory import keep_freed_memory
 
 _EXAMPLES = """\
 examples:
@@ -146,6 +147,8 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     _check_writable(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="axial_d2")
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
         logging.getLogger(__name__).info(
             "No GPU found: running on the CPU, %d threads per process", torch.get_num_threads()

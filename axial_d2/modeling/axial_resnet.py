@@ -9,6 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone import Backbone
 from torch import Tensor, nn
 
+from axial_d2 import ops
 from axial_d2.layers import (
     AxialAttention2d,
     AxialBottleneck,
@@ -17,6 +18,7 @@ from axial_d2.layers import (
     conv7_stem,
     recomputed,
 )
+from axial_d2.layers.axial_attention import STRIDE_MODES
 from axial_d2.modeling.norms import logit_norm_factory, norm_factory
 
 logger = logging.getLogger(__name__)
@@ -90,6 +92,23 @@ class AxialResNet(Backbone):
                 "WIDTH_MULTIPLIER and NUM_HEADS: expected to be positive, "
                 f"got {width_multiplier} and {num_heads}"
             )
+        _check_one_of("STRIDE", stride_mode, STRIDE_MODES)
+        if max_distance < 1:
+            raise ValueError(
+                f"MODEL.AXIAL_RESNET.MAX_DISTANCE: expected at least 1, got {max_distance}"
+            )
+        if not 0 <= drop_path < 1:
+            raise ValueError(
+                f"MODEL.AXIAL_RESNET.DROP_PATH: expected 0 <= rate < 1, got {drop_path}"
+            )
+        for key, check, value in (
+            ("SPAN", ops.check_span, span),
+            ("BACKEND", ops.check_backend_name, backend),
+        ):
+            try:
+                check(value)
+            except ValueError as error:
+                raise ValueError(f"MODEL.AXIAL_RESNET.{key}: {error}") from error
         norm_of = norm_factory(norm, "MODEL.AXIAL_RESNET.NORM")
         self.checkpoint = checkpoint
         self.output_stride = output_stride

@@ -174,6 +174,8 @@ def decoder_from_config(
         ValueError: a feature the backbone does not give, a common stride that is not the shallowest
             feature's, or an unknown `MODEL.AXIAL_DEEPLAB.DECODER`.
     """
+    if not branch.IN_FEATURES:
+        raise ValueError("IN_FEATURES: expected at least one feature of the backbone, got none")
     missing = [name for name in branch.IN_FEATURES if name not in input_shape]
     if missing:
         raise ValueError(

@@ -19,14 +19,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.utils.checkpoint import checkpoint
 
-from axial_d2.ops import moments, reference
+from axial_d2.ops import block_moments, moments, reference
 from axial_d2.ops.reference import at_least_single
 
 # Floats in the logits of one block. Three to four buffers of that size are in use at a time; they
 # should fit the last-level cache.
 BLOCK_FLOATS = 1 << 18
+# Positions of a strip per channel of a head above which the closed form of the moments, which grows
+# with the square of the channels, takes less time than the logits.
+CLOSED_FORM_FROM = 2
 
 
 def axial_attention(
@@ -63,34 +65,16 @@ def logit_moments(
 ) -> tuple[Tensor, Tensor, int]:
     """The moments; see `axial_d2.ops.logit_moments`.
 
-    In closed form for the whole strip; under a span from the logits, a block of strips at a time.
+    In closed form, or from the logits a block of strips at a time: under a span, and where that is
+    cheaper.
     """
-    if span is not None:
-        return _moments_by_blocks(q, k, query_table, key_table, span)
-    rows = _rows_in_use(query_table, key_table, length=q.shape[2])
-    return moments.logit_moments(q, k, *rows)
-
-
-def _moments_by_blocks(
-    q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, span: int
-) -> tuple[Tensor, Tensor, int]:
-    inside = reference.band(q.shape[2], span, q.device)
-
-    def sums(qb: Tensor, kb: Tensor, query_rows: Tensor, key_rows: Tensor) -> Tensor:
-        terms = reference.logit_terms(qb, kb, query_rows, key_rows)[..., inside]
-        terms = terms.double()  # (3, b, G, pairs): small differences of large sums follow
-        return torch.stack([terms.sum(dim=(1, 3)), terms.square().sum(dim=(1, 3))])
-
-    total = torch.zeros(2, 3, q.shape[1], dtype=torch.float64, device=q.device)
-    for block in _blocks(q.transpose(0, 1)):
-        # Recomputed in the backward pass: the blocks' logits are never all there.
-        total = total + checkpoint(
-            sums, q[block], k[block], query_table, key_table, use_reentrant=False
-        )
-    count = q.shape[0] * int(inside.sum())
-    mean, square = total / count
-    variance = (square - mean.square()).clamp_min(0)
-    return mean.to(q.dtype), variance.to(q.dtype), count
+    heads, length, depth = q.shape[1:]
+    rows = _rows_in_use(query_table, key_table, length=length)
+    if span is None and length > CLOSED_FORM_FROM * depth:
+        return moments.logit_moments(q, k, *rows)
+    q, k = (t.transpose(0, 1).contiguous() for t in (q, k))  # (G, B, L, D)
+    rows = [t.expand(heads, -1, -1) for t in rows]  # (G, 2 L - 1, D)
+    return block_moments.logit_moments(q, k, *rows, span=span, blocks=_blocks(q))
 
 
 def _rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:

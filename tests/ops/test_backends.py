@@ -49,6 +49,7 @@ def run(backend: str, inputs: list[Tensor], span: int | None) -> tuple[list[Tens
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("closed_form", [False, True])
 @pytest.mark.parametrize("block_floats", [1, 200, 1 << 18])
 @pytest.mark.parametrize(("strips", "length", "distance", "span"), CASES)
 def test_equals_the_reference(
@@ -59,9 +60,11 @@ def test_equals_the_reference(
     span: int | None,
     folded: bool,
     block_floats: int,
+    closed_form: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(blocked, "BLOCK_FLOATS", block_floats)
+    monkeypatch.setattr(blocked, "CLOSED_FORM_FROM", 0 if closed_form else 1000)
     inputs = draw(strips, length, distance, folded)
     expected, got = run("reference", inputs, span), run(backend, inputs, span)
     for one, other in zip([*expected[0], *expected[1]], [*got[0], *got[1]], strict=True):
@@ -85,10 +88,17 @@ def test_single_precision_is_as_good_as_the_references(backend: str) -> None:
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize(("mean", "spread"), [(10, 1), (3, 0.01)])
+@pytest.mark.parametrize("closed_form", [False, True])
 @pytest.mark.parametrize("span", [None, 7])
 def test_moments_survive_a_large_mean(
-    backend: str, mean: float, spread: float, span: int | None
+    backend: str,
+    mean: float,
+    spread: float,
+    span: int | None,
+    closed_form: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(blocked, "CLOSED_FORM_FROM", 0 if closed_form else 1000)
     inputs = draw(8, 21, 30, False)
     # Rounded to single precision first: this is about the sums, not about the inputs.
     q, k = ((mean + spread * t.detach()).float().double() for t in inputs[:2])
@@ -98,7 +108,7 @@ def test_moments_survive_a_large_mean(
     _, eager, _ = ops.logit_moments(*single, span=span, backend="reference")
     _, ours, _ = ops.logit_moments(*single, span=span, backend=backend)
     errors = [((m.double() - exact) / exact).abs().max() for m in (eager, ours)]
-    # Under a span the logits themselves are in single precision, as the reference's are.
+    # By blocks the logits themselves are in single precision, as the reference's are.
     assert errors[1] <= max(2 * errors[0], 1e-5)
 
 
