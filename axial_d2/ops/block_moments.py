@@ -30,7 +30,7 @@ def logit_moments(
     """`reference.logit_moments` with bounded memory. Differentiable once.
 
     Args:
-        q: (G, B, L, D), heads first.
+        q: (G, B, L, D), heads first, in single or double precision, like the others.
         k: (G, B, L, D).
         query_rows: (G, 2 * L - 1, D), rows of distances -(L - 1) .. L - 1.
         key_rows: like `query_rows`.
@@ -40,9 +40,9 @@ def logit_moments(
     Returns:
         Mean (3, G), biased variance (3, G), count.
     """
-    mean, variance = _Moments.apply(q, k, query_rows, key_rows, span, blocks)
     length, half = q.shape[2], q.shape[2] if span is None else span // 2
     pairs = sum(min(i, half) + 1 + min(length - 1 - i, half) for i in range(length))
+    mean, variance = _Moments.apply(q, k, query_rows, key_rows, span, blocks, pairs)
     return mean, variance, q.shape[1] * pairs
 
 
@@ -56,27 +56,28 @@ class _Moments(torch.autograd.Function):
         rk: Tensor,
         span: int | None,
         blocks: list[slice],
+        pairs: int,
     ) -> tuple[Tensor, Tensor]:
         masks = _masks(q.shape[2], span, q.dtype, q.device)
-        pairs = masks[0].sum()
         # Sums of what is left of a value near the mean: the variance of logits far from zero would
         # be a small difference of large sums.
         near = q.new_zeros(3, q.shape[0])
         sums = torch.zeros(2, 3, q.shape[0], dtype=torch.float64, device=q.device)
-        for block in blocks:
-            for i, (term, mask) in enumerate(_terms(q, k, rq, rk, masks, block)):
-                term *= mask
-                if block.start == 0:
-                    near[i] = term.sum(dim=(1, 2, 3)) / (pairs * term.shape[1])
-                rest = term.sub_(near[i, :, None, None, None] * mask).flatten(1)
-                sums[0, i] += rest.sum(dim=1)
-                sums[1, i] += torch.linalg.vecdot(rest, rest)
-        count = pairs.double() * q.shape[1]
+        with torch.autocast(q.device.type, enabled=False):
+            for block in blocks:
+                for i, (term, mask) in enumerate(_terms(q, k, rq, rk, masks, block)):
+                    term *= mask
+                    if block.start == 0:
+                        near[i] = term.sum(dim=(1, 2, 3)) / (pairs * term.shape[1])
+                    rest = term.sub_(near[i, :, None, None, None] * mask).flatten(1)
+                    sums[0, i] += rest.sum(dim=1)
+                    sums[1, i] += torch.linalg.vecdot(rest, rest)
+        count = pairs * q.shape[1]
         offset, square = sums / count
         mean = near + offset
         variance = (square - offset.square()).clamp_min(0)
-        ctx.save_for_backward(q, k, rq, rk, mean, count)
-        ctx.span, ctx.blocks = span, blocks
+        ctx.save_for_backward(q, k, rq, rk, mean)
+        ctx.span, ctx.blocks, ctx.count = span, blocks, count
         return mean.to(q.dtype), variance.to(q.dtype)
 
     @staticmethod
@@ -84,11 +85,12 @@ class _Moments(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, mean_grad: Tensor, variance_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        q, k, rq, rk, mean, count = ctx.saved_tensors
+        q, k, rq, rk, mean = ctx.saved_tensors
+        count = ctx.count
         masks = _masks(q.shape[2], ctx.span, q.dtype, q.device)
         # The gradient of one logit x is (mean_grad + 2 variance_grad (x - mean)) / count.
         slope = (2 * variance_grad / count).to(q.dtype)[..., None, None, None]
-        level = (mean_grad / count - 2 * variance_grad / count * mean).to(q.dtype)
+        level = ((mean_grad - 2 * variance_grad * mean) / count).to(q.dtype)
         level = level[..., None, None, None]
         dq, dk = torch.empty_like(q), torch.empty_like(k)
         drq, drk = torch.zeros_like(rq), torch.zeros_like(rk)
@@ -104,7 +106,7 @@ class _Moments(torch.autograd.Function):
                 dk[:, block] = (content.mT @ qb).add_((key @ rk).view_as(kb))
                 drq += query.mT @ qb.flatten(1, 2)
                 drk += key.mT @ kb.flatten(1, 2)
-        return dq, dk, drq, drk, None, None
+        return dq, dk, drq, drk, None, None, None
 
 
 def _terms(

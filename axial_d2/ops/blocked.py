@@ -72,9 +72,11 @@ def logit_moments(
     rows = _rows_in_use(query_table, key_table, length=length)
     if span is None and length > CLOSED_FORM_FROM * depth:
         return moments.logit_moments(q, k, *rows)
-    q, k = (t.transpose(0, 1).contiguous() for t in (q, k))  # (G, B, L, D)
-    rows = [t.expand(heads, -1, -1) for t in rows]  # (G, 2 L - 1, D)
-    return block_moments.logit_moments(q, k, *rows, span=span, blocks=_blocks(q))
+    dtype = q.dtype
+    q, k = (at_least_single(t).transpose(0, 1).contiguous() for t in (q, k))  # (G, B, L, D)
+    rows = [at_least_single(t).expand(heads, -1, -1) for t in rows]  # (G, 2 L - 1, D)
+    mean, variance, count = block_moments.logit_moments(q, k, *rows, span=span, blocks=_blocks(q))
+    return mean.to(dtype), variance.to(dtype), count
 
 
 def _rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:

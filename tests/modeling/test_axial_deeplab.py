@@ -213,6 +213,7 @@ def test_our_meta_architecture_takes_detectron2s_heads() -> None:
         ("DATASETS.TRAIN", (), "DATASETS.TRAIN: expected the dataset"),
         ("DATASETS.TRAIN", ("coco_2017_val",), "DATASETS.TRAIN: expected .* panoptic .*2017_val"),
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res4"], "IN_FEATURES: the backbone gives"),
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", [], "IN_FEATURES: expected at least one feature"),
     ],
 )
 def test_values_that_cannot_work_are_named(key: str, value: object, message: str) -> None:

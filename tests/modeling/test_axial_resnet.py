@@ -161,7 +161,11 @@ def test_only_the_stages_asked_for_run() -> None:
         ({"width_multiplier": 0}, "expected to be positive"),
         ({"norm": "LayerN"}, "NORM: expected a norm that Detectron2 knows"),
         ({"norm": ""}, "NORM: expected a norm that Detectron2 knows"),
-        ({"span": 64}, "span: expected an odd number"),
+        ({"span": 64}, "MODEL.AXIAL_RESNET.SPAN: span: expected an odd number"),
+        ({"drop_path": 1.0}, "MODEL.AXIAL_RESNET.DROP_PATH: expected 0 <= rate < 1, got 1.0"),
+        ({"max_distance": 0}, "MODEL.AXIAL_RESNET.MAX_DISTANCE: expected at least 1, got 0"),
+        ({"stride_mode": "max"}, "MODEL.AXIAL_RESNET.STRIDE: expected one of subsample"),
+        ({"backend": "fast"}, "MODEL.AXIAL_RESNET.BACKEND: backend: expected one of"),
     ],
 )
 def test_values_that_cannot_work_are_named(options: dict, message: str) -> None:

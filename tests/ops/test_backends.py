@@ -113,6 +113,24 @@ def test_moments_survive_a_large_mean(
 
 
 @pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("span", [None, 7])
+def test_moments_in_autocast_and_of_half_precision_are_summed_in_single(
+    backend: str, span: int | None
+) -> None:
+    tensors = [
+        t.detach().float() for i, t in enumerate(draw(40, 21, 30, False)) if i in (0, 1, 3, 4)
+    ]
+    _, exact, _ = ops.logit_moments(*tensors, span=span, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, inside, _ = ops.logit_moments(*tensors, span=span, backend=backend)
+    torch.testing.assert_close(inside, exact, rtol=1e-6, atol=0)
+    rounded = [t.half() for t in tensors]
+    _, exact, _ = ops.logit_moments(*(t.float() for t in rounded), span=span, backend=backend)
+    _, half, _ = ops.logit_moments(*rounded, span=span, backend=backend)
+    torch.testing.assert_close(half, exact.half(), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_half_precision_accumulates_in_single(backend: str) -> None:
     inputs = [t.detach().to(torch.bfloat16) for t in draw(4, 40, 60, False)]
     exact = ops.axial_attention(
