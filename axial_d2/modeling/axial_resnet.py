@@ -92,23 +92,7 @@ class AxialResNet(Backbone):
                 "WIDTH_MULTIPLIER and NUM_HEADS: expected to be positive, "
                 f"got {width_multiplier} and {num_heads}"
             )
-        _check_one_of("STRIDE", stride_mode, STRIDE_MODES)
-        if max_distance < 1:
-            raise ValueError(
-                f"MODEL.AXIAL_RESNET.MAX_DISTANCE: expected at least 1, got {max_distance}"
-            )
-        if not 0 <= drop_path < 1:
-            raise ValueError(
-                f"MODEL.AXIAL_RESNET.DROP_PATH: expected 0 <= rate < 1, got {drop_path}"
-            )
-        for key, check, value in (
-            ("SPAN", ops.check_span, span),
-            ("BACKEND", ops.check_backend_name, backend),
-        ):
-            try:
-                check(value)
-            except ValueError as error:
-                raise ValueError(f"MODEL.AXIAL_RESNET.{key}: {error}") from error
+        _check_attention(span, backend, stride_mode, max_distance, drop_path)
         norm_of = norm_factory(norm, "MODEL.AXIAL_RESNET.NORM")
         self.checkpoint = checkpoint
         self.output_stride = output_stride
@@ -238,6 +222,27 @@ def _check_one_of(key: str, value: object, allowed: Sequence | dict) -> None:
     if value not in allowed:
         name = key if "." in key else f"MODEL.AXIAL_RESNET.{key}"
         raise ValueError(f"{name}: expected one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def _check_attention(
+    span: int, backend: str, stride_mode: str, max_distance: int, drop_path: float
+) -> None:
+    """Finds what the layers would refuse, to name the key: they know only their argument."""
+    _check_one_of("STRIDE", stride_mode, STRIDE_MODES)
+    if max_distance < 1:
+        raise ValueError(
+            f"MODEL.AXIAL_RESNET.MAX_DISTANCE: expected at least 1, got {max_distance}"
+        )
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"MODEL.AXIAL_RESNET.DROP_PATH: expected 0 <= rate < 1, got {drop_path}")
+    for key, check, value in (
+        ("SPAN", ops.check_span, span),
+        ("BACKEND", ops.check_backend_name, backend),
+    ):
+        try:
+            check(value)
+        except ValueError as error:
+            raise ValueError(f"MODEL.AXIAL_RESNET.{key}: {error}") from error
 
 
 def _round_channels(channels: float, multiple: int) -> int:

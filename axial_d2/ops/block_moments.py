@@ -40,13 +40,16 @@ def logit_moments(
     Returns:
         Mean (3, G), biased variance (3, G), count.
     """
-    length, half = q.shape[2], q.shape[2] if span is None else span // 2
-    pairs = sum(min(i, half) + 1 + min(length - 1 - i, half) for i in range(length))
+    length = q.shape[2]
+    half = length - 1 if span is None else min(span // 2, length - 1)
+    pairs = length * (2 * half + 1) - half * (half + 1)  # the band, less its two cut corners
     mean, variance = _Moments.apply(q, k, query_rows, key_rows, span, blocks, pairs)
     return mean, variance, q.shape[1] * pairs
 
 
 class _Moments(torch.autograd.Function):
+    """Mean and variance (3, G) from (G, B, L, D) inputs and per-head rows of the tables."""
+
     @staticmethod
     def forward(
         ctx: FunctionCtx,
@@ -119,7 +122,8 @@ def _terms(
         yield (strips.flatten(1, 2) @ rows.mT).unflatten(1, qb.shape[1:3]), mask
 
 
-@functools.lru_cache(maxsize=64)
+# A network has about this many lengths; more would hold memory for sizes long gone.
+@functools.lru_cache(maxsize=8)
 def _masks(
     length: int, span: int | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
