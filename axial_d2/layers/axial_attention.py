@@ -48,7 +48,7 @@ class AxialAttention1d(nn.Module):
             span: odd number of keys a query sees, 0 or None for the whole strip.
             max_distance: the largest relative distance with a table row of its own.
             norm: makes the norm of that many channels, applied to (N, C, H, W).
-            logit_norm: makes the norm on the logits of that many heads.
+            logit_norm: makes the norm on the logits of that many heads, like `LogitNorm`.
             backend: which implementation of `ops.axial_attention`.
 
         Raises:
@@ -99,10 +99,14 @@ class AxialAttention1d(nn.Module):
         q, k, v = self._strips(_SameLayoutBackward.apply(self.qkv_norm(self.qkv(x))))
         tables = (self.query_table(), self.key_table(), self.value_table())
         span = ops.check_span(self.span, q.shape[2])
-        scale = self.logit_norm(q, k, *tables[:2], span=span, backend=self.backend)
-        content, position = ops.axial_attention(
-            q, k, v, *tables, logit_scale=scale, span=span, backend=self.backend
-        )
+        where = {"span": span, "backend": self.backend}
+        if self.logit_norm.uses_batch:
+            content, position = ops.normalized_axial_attention(
+                q, k, v, *tables, scale_of=self.logit_norm.scale_of, **where
+            )
+        else:
+            scale = self.logit_norm.running_scale()
+            content, position = ops.axial_attention(q, k, v, *tables, logit_scale=scale, **where)
         content = self.content_norm(self._feature_map(content, x))
         return content + self.position_norm(self._feature_map(position, x))
 

@@ -73,6 +73,9 @@ class LogitNorm(nn.Module):
     ) -> Tensor:
         """The scales to hand to `ops.axial_attention`.
 
+        Where the attention follows, `ops.normalized_axial_attention` with `scale_of` does it with
+        less work.
+
         Args:
             q: (B, G, L, D) queries.
             k: (B, G, L, D) keys.
@@ -85,15 +88,35 @@ class LogitNorm(nn.Module):
             (3, G) scales. In training of a kind that is not frozen they come from this batch, and
             the running statistics move.
         """
-        if self.training and self.kind != "FrozenBN":
-            # Sums over millions of logits: not in half precision, whatever autocast says.
-            with torch.autocast(q.device.type, enabled=False):
-                inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
-                mean, variance, count = ops.logit_moments(*inputs, span=span, backend=backend)
-                mean, variance, kept = self._over_processes(mean, variance, count)
-            self._track(mean.detach(), kept.detach())
-        else:
-            variance = self.running_var
+        if not self.uses_batch:
+            return self.running_scale()
+        # Sums over millions of logits: not in half precision, whatever autocast says.
+        with torch.autocast(q.device.type, enabled=False):
+            inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
+            return self.scale_of(*ops.logit_moments(*inputs, span=span, backend=backend))
+
+    @property
+    def uses_batch(self) -> bool:
+        """Whether the scales come from the batch: in training of a kind that is not frozen."""
+        return self.training and self.kind != "FrozenBN"
+
+    def running_scale(self) -> Tensor:
+        """The scales (3, G) from the running statistics."""
+        return self.weight * (self.running_var + self.eps).rsqrt()
+
+    def scale_of(self, mean: Tensor, variance: Tensor, count: int) -> Tensor:
+        """The scales of a batch, whose statistics join the running ones.
+
+        Args:
+            mean: (3, G), from `ops.logit_moments` like the others.
+            variance: (3, G).
+            count: logits per head.
+
+        Returns:
+            (3, G) scales, for `ops.axial_attention`.
+        """
+        mean, variance, kept = self._over_processes(mean, variance, count)
+        self._track(mean.detach(), kept.detach())
         return self.weight * (variance + self.eps).rsqrt()
 
     def _over_processes(

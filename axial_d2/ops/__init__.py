@@ -4,8 +4,10 @@
 >>> content, position = ops.axial_attention(q, k, v, query_table, key_table, value_table, span=65)
 """
 
+from collections.abc import Callable
 from numbers import Integral
 
+import torch
 from torch import Tensor
 
 from axial_d2.ops.chooser import (
@@ -18,6 +20,7 @@ from axial_d2.ops.chooser import (
     record_backends,
     use_backend,
 )
+from axial_d2.ops.reference import at_least_single
 
 __all__ = [
     "BACKENDS",
@@ -28,6 +31,7 @@ __all__ = [
     "check_span",
     "choose_backend",
     "logit_moments",
+    "normalized_axial_attention",
     "record_backends",
     "use_backend",
 ]
@@ -75,15 +79,62 @@ def axial_attention(
             that is unknown or can't run.
     """
     _check_inputs(q, k, query_table, key_table, logit_scale)
-    if v.shape[:3] != q.shape[:3] or v.dim() != 4:
-        raise ValueError(f"v: expected {(*q.shape[:3], 'Dv')}, got {tuple(v.shape)}")
-    _check_table("value_table", value_table, q.shape[1], v.shape[3], query_table.shape[-2])
+    _check_values(q, v, query_table, value_table)
     span = check_span(span, q.shape[2])
     chosen = choose_backend(backend, AttentionSizes(q, v, span))
     record(chosen.name)
     return chosen.axial_attention(
         q, k, v, query_table, key_table, value_table, logit_scale=logit_scale, span=span
     )
+
+
+def normalized_axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    scale_of: Callable[[Tensor, Tensor, int], Tensor],
+    span: int | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`axial_attention` whose `logit_scale` comes from the logits' own moments: a norm in training.
+
+    The same as `logit_moments`, then `scale_of`, then `axial_attention`; some backends do less work
+    when they know of both. The moments are taken in at least single precision.
+
+    Args:
+        q: as for `axial_attention`, like all that follow.
+        k: see there.
+        v: see there.
+        query_table: see there.
+        key_table: see there.
+        value_table: see there.
+        scale_of: from mean (3, G), biased variance (3, G) and count to the scales (3, G).
+        span: see there.
+        backend: see there.
+
+    Returns:
+        content and position, both (B, G, L, Dv).
+
+    Raises:
+        ValueError: as `axial_attention`.
+    """
+    _check_inputs(q, k, query_table, key_table, None)
+    _check_values(q, v, query_table, value_table)
+    span = check_span(span, q.shape[2])
+    chosen = choose_backend(backend, AttentionSizes(q, v, span))
+    record(chosen.name)
+    tables = (query_table, key_table, value_table)
+    if chosen.normalized_axial_attention is not None:
+        return chosen.normalized_axial_attention(q, k, v, *tables, scale_of=scale_of, span=span)
+    # Sums over millions of logits: not in half precision, whatever autocast says.
+    with torch.autocast(q.device.type, enabled=False):
+        inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
+        scale = scale_of(*chosen.logit_moments(*inputs, span=span))
+    return chosen.axial_attention(q, k, v, *tables, logit_scale=scale, span=span)
 
 
 def logit_moments(
@@ -152,6 +203,12 @@ def _check_inputs(
     _check_table("key_table", key_table, q.shape[1], q.shape[3], query_table.shape[-2])
     if logit_scale is not None and logit_scale.shape != (3, q.shape[1]):
         raise ValueError(f"logit_scale: expected {(3, q.shape[1])}, got {tuple(logit_scale.shape)}")
+
+
+def _check_values(q: Tensor, v: Tensor, query_table: Tensor, value_table: Tensor) -> None:
+    if v.shape[:3] != q.shape[:3] or v.dim() != 4:
+        raise ValueError(f"v: expected {(*q.shape[:3], 'Dv')}, got {tuple(v.shape)}")
+    _check_table("value_table", value_table, q.shape[1], v.shape[3], query_table.shape[-2])
 
 
 def _check_table(name: str, table: Tensor, heads: int, depth: int, rows: int | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from axial_d2.ops import blocked, reference
+from axial_d2.ops import blocked, kept, reference
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Backend:
         name: what `backend=` and the config's `MODEL.AXIAL_RESNET.BACKEND` call it.
         axial_attention: same arguments and results as `reference.axial_attention`.
         logit_moments: same arguments and results as `reference.logit_moments`.
+        normalized_axial_attention: both in one, where that is faster than one after the other; same
+            arguments and results as `ops.normalized_axial_attention`.
         why_not: the reason it can't run on these inputs, or None where it can.
     """
 
@@ -39,10 +41,18 @@ class Backend:
     axial_attention: Callable[..., tuple[Tensor, Tensor]]
     logit_moments: Callable[..., tuple[Tensor, Tensor, int]]
     why_not: Callable[[AttentionSizes], str | None]
+    normalized_axial_attention: Callable[..., tuple[Tensor, Tensor]] | None = None
 
 
 # Fastest first: "auto" takes the first that can run. The reference can always run.
 BACKENDS: dict[str, Backend] = {
+    "kept": Backend(
+        name="kept",
+        axial_attention=kept.axial_attention,
+        logit_moments=kept.logit_moments,
+        why_not=lambda sizes: kept.why_not(sizes.query),
+        normalized_axial_attention=kept.normalized_axial_attention,
+    ),
     "blocked": Backend(
         name="blocked",
         axial_attention=blocked.axial_attention,

@@ -1,0 +1,382 @@
+"""Axial attention that keeps its maps, for sizes at which they are small.
+
+Each (L, L) map is computed once and serves the moments, the attention and both their backward
+passes; `blocked` computes it up to four times to save the memory.
+
+A relative term is a product per position, not per strip: the query at place i of every strip meets
+the same L rows of the table, so that the places are the batch and the strips the rows of one matrix
+product. No pair outside the strip is computed and no map is skewed. With R[i, j] = row j - i:
+
+    q.rq [i, :, j] = q[:, i] @ R[i].T        (strips, D) @ (D, L)
+    k.rk [j, :, i] = k[:, j] @ R[:, j].T     the same with keys and queries exchanged
+
+Inside, the heads come first, (G, B, L, D), and heads that share a table are strips like any other:
+T tables (1 or G) of M strips each, T M = G B.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from axial_d2.ops import reference
+from axial_d2.ops.reference import at_least_single
+
+# Logits of a layer up to which its four maps are kept: 32 MB a layer in single precision.
+MOST_LOGITS = 1 << 21
+# Matrix products with fewer columns than this are several times faster with the factors exchanged
+# and transposed (measured with MKL on AVX2: 8 columns 4 times, 16 columns not at all).
+_NARROW = 16
+
+
+def why_not(q: Tensor) -> str | None:
+    """The reason why the maps of queries (B, G, L, D) are too large to keep, or None."""
+    logits = q.shape[0] * q.shape[1] * q.shape[2] ** 2
+    if logits <= MOST_LOGITS:
+        return None
+    return f"it would keep four maps of {logits} logits, more than {MOST_LOGITS}"
+
+
+def axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
+    if logit_scale is None:
+        logit_scale = q.new_ones(3, q.shape[1])
+    with torch.autocast(q.device.type, enabled=False):
+        logits = _Logits.of(q, k, query_table, key_table, span)
+        return logits.attention(v, value_table, logit_scale)
+
+
+def logit_moments(
+    q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, *, span: int | None = None
+) -> tuple[Tensor, Tensor, int]:
+    """The moments; see `axial_d2.ops.logit_moments`. Differentiable once."""
+    with torch.autocast(q.device.type, enabled=False):
+        mean, variance, count, _ = _Logits.of(q, k, query_table, key_table, span).moments()
+    return mean.to(q.dtype), variance.to(q.dtype), count
+
+
+def normalized_axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    scale_of: Callable[[Tensor, Tensor, int], Tensor],
+    span: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See `axial_d2.ops.normalized_axial_attention`. Differentiable once."""
+    with torch.autocast(q.device.type, enabled=False):
+        logits = _Logits.of(q, k, query_table, key_table, span)
+        mean, variance, count, maps = logits.moments()
+        scale = scale_of(mean, variance, count)
+        return logits.attention(v, value_table, scale, maps)
+
+
+class _Maps(NamedTuple):
+    """The logit terms, each in the layout its product leaves it in.
+
+    Attributes:
+        content: (G, B, L, L), q.k, [head, strip, query, key].
+        query: (T, L, M, L), q.rq, [table, query, strip, key].
+        key: (T, L, M, L), k.rk, [table, key, strip, query].
+    """
+
+    content: Tensor
+    query: Tensor
+    key: Tensor
+
+
+class _Logits(NamedTuple):
+    """Queries, keys and the rows they meet, in at least single precision.
+
+    Attributes:
+        q: (G, B, L, D).
+        k: (G, B, L, D).
+        query_rows: (T, L, D, L), [table, query, :, key], from `_windows`.
+        key_rows: (T, L, D, L), [table, key, :, query].
+        inside: (L, L) float, 1 within the span, 0 outside; None for the whole strip.
+    """
+
+    q: Tensor
+    k: Tensor
+    query_rows: Tensor
+    key_rows: Tensor
+    inside: Tensor | None
+
+    @classmethod
+    def of(
+        cls, q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, span: int | None
+    ) -> "_Logits":
+        """From the arguments of `axial_attention`."""
+        length = q.shape[2]
+        q, k, query_table, key_table = (at_least_single(t) for t in (q, k, query_table, key_table))
+        return cls(
+            q.transpose(0, 1).contiguous(),
+            k.transpose(0, 1).contiguous(),
+            _windows(query_table, length),
+            _windows(key_table, length, by_key=True),
+            None if span is None else reference.band(length, span, q.device).to(q.dtype),
+        )
+
+    def moments(self) -> tuple[Tensor, Tensor, int, _Maps]:
+        """Mean (3, G), biased variance (3, G), count, and the maps less their mean."""
+        length = self.q.shape[2]
+        pairs = length**2 if self.inside is None else int(self.inside.sum())
+        count = self.q.shape[1] * pairs
+        mean, variance, *maps = _Moments.apply(*self, count)
+        return mean, variance, count, _Maps(*maps)
+
+    def attention(
+        self, v: Tensor, value_table: Tensor, scale: Tensor, maps: _Maps | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Content and position, (B, G, L, Dv) in v's precision.
+
+        Args:
+            v: (B, G, L, Dv).
+            value_table: (R, Dv) or (G, R, Dv).
+            scale: (3, G).
+            maps: those of `moments`, where they are taken: to the softmax a mean more or less is
+                all the same.
+        """
+        results = _Attention.apply(
+            *self,
+            at_least_single(v).transpose(0, 1).contiguous(),
+            _windows(at_least_single(value_table), v.shape[2]),
+            scale.to(self.q.dtype),
+            maps,
+        )
+        return tuple(r.transpose(0, 1).to(v.dtype) for r in results)
+
+
+class _Moments(torch.autograd.Function):
+    """Mean, variance, and the maps less their mean; these carry no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        query_rows: Tensor,
+        key_rows: Tensor,
+        inside: Tensor | None,
+        count: int,
+    ) -> tuple[Tensor, ...]:
+        maps = _maps(q, k, query_rows, key_rows)
+        _keep_inside(maps, inside)
+        mean, variance = [], []
+        for term in maps:
+            numbers = _per_head(term, len(q))  # (rows, G, numbers), a view
+            mean.append(numbers.sum(dim=(0, 2)) / count)
+            # Less the mean before it is squared: the variance may be small beside the mean.
+            numbers -= mean[-1][:, None]
+        _keep_inside(maps, inside)
+        for term in maps:
+            numbers = _per_head(term, len(q))
+            variance.append(torch.linalg.vecdot(numbers, numbers).sum(dim=0) / count)
+        ctx.save_for_backward(q, k, query_rows, key_rows, inside, *maps)
+        ctx.count = count
+        ctx.mark_non_differentiable(*maps)
+        ctx.set_materialize_grads(False)
+        return torch.stack(mean), torch.stack(variance), *maps
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, mean_grad: Tensor | None, variance_grad: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        q, k, query_rows, key_rows, inside, *maps = ctx.saved_tensors
+        # The gradient of one logit x is (mean_grad + 2 variance_grad (x - mean)) / count.
+        parts = []
+        if variance_grad is not None:
+            parts.append((_Maps(*maps), 2 * variance_grad / ctx.count))
+        if mean_grad is not None:
+            ones = _Maps(*(torch.ones_like(m) for m in maps))
+            _keep_inside(ones, inside)
+            parts.append((ones, mean_grad / ctx.count))
+        totals: list[Tensor | None] = [None] * 4
+        for part, factor in parts:
+            grads, _ = _gradients(q, k, query_rows, key_rows, part, factor)
+            totals = [g if t is None else t + g for t, g in zip(totals, grads, strict=True)]
+        return *totals, None, None
+
+
+class _Attention(torch.autograd.Function):
+    """Content and position, (G, B, L, Dv), from scaled terms."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        query_rows: Tensor,
+        key_rows: Tensor,
+        inside: Tensor | None,
+        v: Tensor,
+        value_rows: Tensor,
+        scale: Tensor,
+        maps: _Maps | None,
+    ) -> tuple[Tensor, Tensor]:
+        if maps is None:
+            maps = _maps(q, k, query_rows, key_rows)
+        by_head = scale[..., None, None, None]  # (3, G, 1, 1, 1)
+        logits = maps.content * by_head[0]  # (G, B, L, L)
+        logits.addcmul_(_by_strip(maps.query, q), by_head[1])
+        # [table, key, strip, query] to [head, strip, query, key].
+        logits.addcmul_(_transposed(maps.key.flatten(2)).view_as(logits), by_head[2])
+        if inside is not None:
+            logits.masked_fill_(inside == 0, -math.inf)
+        weights = logits.softmax(dim=-1)
+        content = _product(weights, v)
+        position = _product(_by_place(weights, len(value_rows)), value_rows.mT)  # (T, L, M, Dv)
+        position = _by_strip(position, q).contiguous()
+        ctx.save_for_backward(
+            q, k, query_rows, key_rows, v, value_rows, scale, weights, content, position
+        )
+        return content, position
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        *inputs, v, value_rows, scale, weights, content, position = ctx.saved_tensors
+        # The region of the forward pass may still be open.
+        with torch.autocast(v.device.type, enabled=False):
+            content_grad, position_grad = content_grad.contiguous(), position_grad.contiguous()
+            tables = len(value_rows)
+            by_place = _by_place(position_grad, tables)  # (T, L, M, Dv)
+            v_grad = _product(weights.mT, content_grad)
+            value_rows_grad = by_place.mT @ _by_place(weights, tables)
+
+            logits_grad = content_grad @ v.mT  # (G, B, L, L), of the weights so far
+            logits_grad += _by_strip(by_place @ value_rows, v)
+            # sum_j w_ij dw_ij, without the map.
+            level = (content_grad * content).sum(dim=-1) + (position_grad * position).sum(dim=-1)
+            logits_grad -= level[..., None]
+            logits_grad *= weights
+
+            # [head, strip, query, key] to [table, key, strip, query].
+            key_tables, length = inputs[3].shape[:2]
+            by_key = _transposed(logits_grad.view(key_tables, -1, length))
+            maps = _Maps(
+                logits_grad,
+                _by_place(logits_grad, len(inputs[2])),
+                by_key.view(key_tables, length, -1, length),
+            )
+            grads, scale_grad = _gradients(*inputs, maps, scale)
+        return *grads, None, v_grad, value_rows_grad, scale_grad, None
+
+
+def _windows(table: Tensor, length: int, *, by_key: bool = False) -> Tensor:
+    """The rows that each place of a strip meets, the end rows repeated.
+
+    Args:
+        table: (R, D) or (G, R, D).
+        length: L.
+        by_key: the place is the key's, and its rows belong to the queries.
+
+    Returns:
+        (T, L, D, L), T tables: at [t, i, :, j] the row of distance j - i; i - j by key.
+    """
+    far = table.shape[-2] // 2
+    distance = torch.arange(1 - length, length, device=table.device).clamp_(-far, far)
+    if by_key:
+        distance = distance.flip(0)
+    rows = (table if table.dim() == 3 else table[None])[:, distance + far]  # (T, 2 L - 1, D)
+    return rows.unfold(1, length, 1).flip(1)  # windows that start at 1 - L, .. 0; wanted from 0 on
+
+
+def _maps(q: Tensor, k: Tensor, query_rows: Tensor, key_rows: Tensor) -> _Maps:
+    """The terms as they are, of pairs outside the span too."""
+    return _Maps(
+        q @ k.mT,
+        _by_place(q, len(query_rows)) @ query_rows,
+        _by_place(k, len(key_rows)) @ key_rows,
+    )
+
+
+def _gradients(
+    q: Tensor, k: Tensor, query_rows: Tensor, key_rows: Tensor, maps: _Maps, factor: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """From the gradients of the terms to those of what the terms are made of.
+
+    Args:
+        q: (G, B, L, D).
+        k: (G, B, L, D).
+        query_rows: (T, L, D, L).
+        key_rows: (T, L, D, L).
+        maps: the gradients, but for a factor per term and head.
+        factor: (3, G), that factor.
+
+    Returns:
+        The gradients of q, k, query_rows and key_rows; and that of the factor, (3, G), where it is
+        a scale on the terms.
+    """
+    factor = factor[..., None, None, None]  # (3, G, 1, 1, 1)
+    content = _product(maps.content, k)  # (G, B, L, D), of q
+    query = _by_strip(_product(maps.query, query_rows.mT), q)  # of q
+    key = _by_strip(_product(maps.key, key_rows.mT), k)  # of k
+    factor_grad = torch.stack(
+        [(a * b).sum(dim=(1, 2, 3)) for a, b in ((q, content), (q, query), (k, key))]
+    )
+    k_grad = _product(maps.content.mT, q * factor[0]).addcmul_(key, factor[2])
+    query_rows_grad = _by_place(q * factor[1], len(query_rows)).mT @ maps.query
+    key_rows_grad = _by_place(k * factor[2], len(key_rows)).mT @ maps.key
+    q_grad = (content * factor[0]).addcmul_(query, factor[1])
+    return (q_grad, k_grad, query_rows_grad, key_rows_grad), factor_grad
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b; of a narrow b by the way of the transpose."""
+    return a @ b if b.shape[-1] >= _NARROW else (b.mT @ a.mT).mT.contiguous()
+
+
+def _by_place(strips: Tensor, tables: int) -> Tensor:
+    """(G, B, L, X) as (T, L, M, X), places before strips; a view."""
+    return strips.flatten(0, 1).unflatten(0, (tables, -1)).transpose(1, 2)
+
+
+def _by_strip(places: Tensor, like: Tensor) -> Tensor:
+    """Views (T, L, M, X) as (G, B, L, X), G and B those of `like`."""
+    heads, strips = like.shape[:2]
+    split = places.unflatten(2, (heads // len(places), strips))  # (T, L, G / T, B, X)
+    return split.permute(0, 2, 3, 1, 4).flatten(0, 1)
+
+
+def _transposed(matrices: Tensor) -> Tensor:
+    """(T, X, Y) to (T, Y, X), contiguous.
+
+    One after the other: torch is four times faster at the transpose of one matrix than of a stack.
+    """
+    out = matrices.new_empty(matrices.mT.shape)
+    for target, matrix in zip(out, matrices, strict=True):
+        target.copy_(matrix.t())
+    return out
+
+
+def _per_head(term: Tensor, heads: int) -> Tensor:
+    """Views a map as (rows, G, numbers)."""
+    return term.view(1 if len(term) == heads else term.shape[1], heads, -1)
+
+
+def _keep_inside(maps: _Maps, inside: Tensor | None) -> None:
+    """Sets pairs outside the span to 0, in place. A band is its own transpose."""
+    if inside is not None:
+        maps.content.mul_(inside)
+        maps.query.mul_(inside[:, None])
+        maps.key.mul_(inside[:, None])
