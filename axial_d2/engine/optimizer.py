@@ -42,8 +42,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """
     solver = cfg.SOLVER
     builders: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
-        "ADAM": (torch.optim.Adam, {}),
-        "ADAMW": (torch.optim.AdamW, {}),
+        "ADAM": (torch.optim.Adam, {"fused": True}),
+        "ADAMW": (torch.optim.AdamW, {"fused": True}),
         "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
     }
     name = solver.OPTIMIZER.upper()

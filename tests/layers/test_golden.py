@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from axial_d2 import ops
 from axial_d2.checkpoint.csrhddlam import convert_state
 from axial_d2.layers import AxialAttention1d, AxialAttention2d, AxialBottleneck
 
@@ -59,7 +60,17 @@ def relative_error(ours: Tensor, golden: Tensor) -> float:
 
 @pytest.mark.parametrize("name", ["attention_height", "attention_width", "block_stride2"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_equals_the_public_implementation(name: str, dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_equals_the_public_implementation(
+    name: str, dtype: torch.dtype, bound: float, backend: str
+) -> None:
+    with ops.use_backend(backend), ops.record_backends() as ran:
+        check_equal(name, dtype, bound)
+    assert set(ran) == {backend}
+
+
+def check_equal(name: str, dtype: torch.dtype, bound: float) -> None:
+    """Outputs, gradients and running statistics, against those stored."""
     tensors, metadata = read(name)
     layer = build(name, metadata).to(dtype)
     layer.load_state_dict(convert_state(part(tensors, "state.")))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from axial_d2 import ops
-from axial_d2.ops import blocked
+from axial_d2.ops import blocked, kept
 
 FAST = [name for name in ops.BACKENDS if name != "reference"]
 # Strips, length, distances in the table, span: one position, primes, a table shorter than the
@@ -32,6 +32,13 @@ def draw(strips: int, length: int, distance: int, folded: bool) -> list[Tensor]:
     ]
 
 
+def strips_and_pairs(q: Tensor, span: int | None) -> int:
+    """Logits per head, counted one by one."""
+    strips, _, length, _ = q.shape
+    near = [abs(i - j) <= (span or 2 * length) // 2 for i in range(length) for j in range(length)]
+    return strips * sum(near)
+
+
 def run(backend: str, inputs: list[Tensor], span: int | None) -> tuple[list[Tensor], list[Tensor]]:
     for t in inputs:
         t.grad = None
@@ -43,6 +50,16 @@ def run(backend: str, inputs: list[Tensor], span: int | None) -> tuple[list[Tens
         tensors[0], tensors[1], *tensors[3:5], span=span, backend=backend
     )
     outputs += [mean, variance]
+
+    def scale_of(mean: Tensor, variance: Tensor, count: int) -> Tensor:
+        assert count == strips_and_pairs(tensors[0], span)
+        return scale * (variance + 0.1).rsqrt() + 0.1 * mean
+
+    with ops.record_backends() as ran:
+        outputs += ops.normalized_axial_attention(
+            *tensors, scale_of=scale_of, span=span, backend=backend
+        )
+    assert ran == [backend]
     sum((o * torch.sin(torch.arange(o.numel()).view_as(o) + 1.0)).sum() for o in outputs).backward()
     return outputs, [t.grad.clone() for t in inputs]
 
@@ -142,6 +159,47 @@ def test_half_precision_accumulates_in_single(backend: str) -> None:
         if factor == 1:
             eager_errors = errors
         assert all(e <= factor * b for e, b in zip(errors, eager_errors, strict=True))
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_norm_takes_its_moments_in_single_precision_inside_autocast(
+    backend: str, dtype: torch.dtype
+) -> None:
+    *inputs, scale = (t.detach().to(dtype) for t in draw(4, 21, 30, False))
+    seen = []
+
+    def scale_of(mean: Tensor, variance: Tensor, count: int) -> Tensor:
+        seen.append((mean, variance))
+        return scale.float() * (variance + 1e-5).rsqrt()
+
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            ops.normalized_axial_attention(*inputs, scale_of=scale_of, backend=backend)
+    assert len(seen) == 2
+    exact = ops.logit_moments(*(t.double() for t in (*inputs[:2], *inputs[3:5])))
+    for moments in seen:
+        for got, want in zip(moments, exact, strict=False):
+            assert got.dtype == torch.float32
+            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_are_kept_only_where_they_are_small() -> None:
+    *inputs, scale = (t.detach().float() for t in draw(3, 7, 9, False))
+    with ops.record_backends() as ran:
+        ops.axial_attention(*inputs, logit_scale=scale)
+    assert ran == ["kept"]
+    # One strip too many: the last that fits has MOST_LOGITS logits.
+    length = 64
+    strips = kept.MOST_LOGITS // length**2 + 1
+    large = [torch.zeros(strips, 1, length, d) for d in (1, 1, 2)]
+    tables = [torch.zeros(3, d) for d in (1, 1, 2)]
+    with ops.record_backends() as ran:
+        ops.axial_attention(*(t[1:] for t in large), *tables)
+        ops.axial_attention(*large, *tables)
+    assert ran == ["kept", "blocked"]
+    with pytest.raises(ValueError, match="'kept' can't run here: .* four maps of 2101248 logits"):
+        ops.axial_attention(*large, *tables, backend="kept")
 
 
 @pytest.mark.parametrize("backend", FAST)
