@@ -13,11 +13,11 @@ _YELLOW = np.array((232, 186, 40), np.float32)
 _GREEN = np.array((24, 110, 74), np.float32)
 _WHITE = np.array((232, 230, 224), np.float32)
 _BLACK = np.array((30, 30, 32), np.float32)
-_KINDS = ("ban", "limit", "warning", "yield", "stop", "order", "parking", "priority", "directions")
+_KINDS = ("ban", "limit", "warning", "stop", "order", "parking", "priority")
 
 
 def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, label: int) -> int:
-    """Paints a traffic sign at (x, z) metres; one in eight shows its unlabelled back.
+    """Paints a traffic sign at (x, z) metres; one in twenty shows its unlabelled back.
 
     Returns:
         How many canvas pixels the plate took (0 for a back).
@@ -25,7 +25,7 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     kind = str(rng.choice(_KINDS))
     metre = canvas.camera.scale(z)
     foot = np.array(canvas.camera.ground(x, z))
-    size = rng.uniform(1.05, 1.4) * metre / 2  # half a plate; somewhat larger than the real ones
+    size = rng.uniform(1.2, 1.5) * metre / 2  # half a plate; somewhat larger than the real ones
     half = size * (np.array((1.5, 1.15)) if kind == "directions" else np.ones(2))
     tall = rng.uniform(2.1, 2.9) * metre
     lean = rng.normal(0, 0.02) * tall
@@ -38,8 +38,8 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     sprite = canvas.sprite(np.array([centre - half * 1.2, centre + half * 1.2]))
     if sprite.empty:
         return 0
-    worn = rng.uniform(0.75, 1.05)
-    back = rng.random() < 0.125
+    worn = rng.uniform(0.85, 1.08)
+    back = rng.random() < 0.05
     if back:
         for color, share in ((np.full(3, 120.0), 1.0), (np.full(3, 140.0), 0.86)):
             sprite.polygon(centre + _outline(kind) * half * share, color * worn)
@@ -76,7 +76,7 @@ def _front(sprite: Sprite, rng, kind: str, centre, half, worn: float) -> None:
 
     if kind in ("ban", "limit", "warning", "yield"):
         plate(1.0, _RED)
-        plate(0.66, _YELLOW if rng.random() < 0.15 else _WHITE)
+        plate(0.66, _YELLOW if rng.random() < 0.1 else _WHITE)
         if kind == "limit":
             box(-0.32, -0.06, -0.32, 0.32, _BLACK)
             box(0.08, 0.34, -0.32, 0.32, _BLACK)
