@@ -200,11 +200,14 @@ def _pitched_roof(canvas, facade, label, x, z, height) -> None:
         sprite = canvas.sprite(camera.project(np.array(corners)))
         if sprite.empty:
             continue
+        window = np.s_[sprite.y : sprite.y + sprite.height, sprite.x : sprite.x + sprite.width]
+        hidden = canvas.wall[window] < SKY_DEPTH
+        if hidden.all():
+            continue
         sprite.polygon(camera.project(np.array(corners)), color)
         rows = np.arange(sprite.height, dtype=np.float32)[:, None] * (48.0 / camera.height)
         columns = np.arange(sprite.width, dtype=np.float32)[None] * (24.0 / camera.height)
         texture = 1 + 0.12 * textures.white_at(columns + facade.start[0], rows * 2)
-        window = np.s_[sprite.y : sprite.y + sprite.height, sprite.x : sprite.x + sprite.width]
-        sprite.alpha[canvas.wall[window] < SKY_DEPTH] = 0
+        sprite.alpha[hidden] = 0
         canvas.paste(sprite, label, near, cv2.blur(texture.astype(np.float32), (3, 1)))
         canvas.wall[window][sprite.alpha > 0] = near

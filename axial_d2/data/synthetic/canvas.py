@@ -193,7 +193,7 @@ class Sprite:
         """Canvas points (n, 2) as OpenCV's fixed-point contour on this patch."""
         points = np.subtract(points, self._corner)
         points *= 1 << _SHIFT
-        np.clip(points, -_LIMIT, _LIMIT, out=points)
+        np.minimum(np.maximum(points, -_LIMIT, out=points), _LIMIT, out=points)
         return [np.rint(points, out=points).astype(np.int32)]
 
     def polygon(self, points: np.ndarray, color: np.ndarray, *, opacity: int = 255) -> None:

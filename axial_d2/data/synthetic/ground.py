@@ -127,7 +127,7 @@ def _terrain(rng, x, z, sharp) -> np.ndarray:
     rgb = blend(np.broadcast_to(base, (*x.shape, 3)), other, patches * rng.uniform(0.2, 0.7))
     blades = textures.white_at(x * 16 + start[1], z * 5 + start[0])
     lumps = textures.fractal_at(x * 40 + start[0], z * 24)
-    return rgb * (1 + (0.16 * blades + 0.08 * lumps) * (0.4 + 0.6 * sharp))[..., None]
+    return rgb * (1 + (0.18 * blades + 0.05 * lumps) * (0.4 + 0.6 * sharp))[..., None]
 
 
 def _pavement(rng, lateral, along, street, sharp) -> np.ndarray:

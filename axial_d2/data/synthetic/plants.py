@@ -11,9 +11,9 @@ _LEAVES = (
     (56, 92, 40),
     (78, 118, 48),
     (40, 76, 40),
-    (104, 142, 58),
+    (94, 130, 54),
     (46, 84, 38),
-    (92, 126, 62),
+    (86, 118, 60),
     (62, 100, 44),
     (128, 96, 44),
 )
@@ -26,7 +26,7 @@ def _leafy(rng: np.random.Generator, sprite: Sprite, cell: float) -> np.ndarray:
     tufts = textures.noise_patch(rng, *shape, step=max(round(24 / max(cell, 1)), 1))
     leaves = textures.noise_patch(rng, *shape, white=True)
     light = np.linspace(1.22, 0.68, max(sprite.height, 1), dtype=np.float32)[:, None]
-    return np.clip(light * (1 + 0.3 * tufts + 0.22 * leaves), 0.15, 1.9)
+    return np.clip(light * (1 + 0.36 * tufts + 0.22 * leaves), 0.15, 1.9)
 
 
 def _blobs(rng, sprite, centre, radius, color, count) -> None:

@@ -20,7 +20,7 @@ _SMALLEST_THING = 0.0008  # share of the picture; 26 pixels of 128x256
 _SMALLEST_STUFF = 0.006
 _SMALLEST_VISIBLE = 0.22  # share of what was painted of a thing before others covered it
 _LAYOUTS = ("street", "half", "open", "across")
-_LAYOUT_SHARES = (0.3, 0.28, 0.28, 0.14)
+_LAYOUT_SHARES = (0.26, 0.28, 0.34, 0.12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
     wide = rng.uniform(5.5, 8.5)
     left = -rng.uniform(0.3, 0.7) * wide
     road = (left, left + wide)
-    if layout == "open" and rng.random() < 0.4:
+    if layout == "open" and rng.random() < 0.6:
         kerb = (left - rng.uniform(1.4, 2.2), left + wide + rng.uniform(1.4, 2.2))
     else:
         kerb = (left - rng.uniform(2.2, 3.8), left + wide + rng.uniform(2.2, 3.8))
@@ -119,7 +119,7 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
     if rng.random() < 0.25:
         far = side_road[0] - 1.0 if side_road else rng.uniform(7, 16)
         crossing = (far - 2.6, far)
-    paved = layout == "street" and bool(rng.random() < 0.7)
+    paved = layout == "street" and bool(rng.random() < 0.85)
     return ground.Street(False, road, kerb, paved, side_road, crossing)
 
 
@@ -136,7 +136,7 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
             boxes.append(((x, x + wide), (deep, deep + 10), rng.uniform(6, 16)))
         x += wide
     if layout == "across":
-        setback = street.kerb[1] + (rng.uniform(6.0, 10.0) if rng.random() < 0.4 else 0.0)
+        setback = street.kerb[1] + (rng.uniform(8.0, 14.0) if rng.random() < 0.3 else 0.0)
         x = -setback * 1.6 - rng.uniform(0, 8)
         gaps = rng.choice((0.0, 0.15, 0.45))
         while x < setback * 1.6:
@@ -149,7 +149,7 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
     for side in sides:
         edge = abs(street.kerb[0] if side < 0 else street.kerb[1])
         if not street.paved:
-            edge += rng.uniform(3.0, 6.0)  # front gardens
+            edge += rng.uniform(3.5, 7.0)  # front gardens
         z = rng.uniform(1.5, 5)
         while z < 55:
             long = rng.uniform(9, 18)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -53,9 +54,16 @@ class Pose:
 
     def world(self, points) -> np.ndarray:
         """Points (n, 3) as (along, up, to the right) metres to world points (n, 3)."""
+        return np.asarray(points, np.float64) @ self._turn + self._origin
+
+    @functools.cached_property
+    def _turn(self) -> np.ndarray:
         sine, cosine = math.sin(self.heading), math.cos(self.heading)
-        turn = np.array(((sine, 0.0, cosine), (0.0, 1.0, 0.0), (cosine, 0.0, -sine)))
-        return np.asarray(points, np.float64) @ turn + (self.x, 0.0, self.z)
+        return np.array(((sine, 0.0, cosine), (0.0, 1.0, 0.0), (cosine, 0.0, -sine)))
+
+    @functools.cached_property
+    def _origin(self) -> np.ndarray:
+        return np.array((self.x, 0.0, self.z))
 
 
 class _Solid:
