@@ -24,7 +24,7 @@ class Look:
         skin, hair, top, bottom, shoes, bag: (3,) colours.
         sleeves: whether the arms are covered.
         lower: "trousers", "shorts", "skirt" or "coat".
-        head: "short", "long", "hat" or "bald".
+        head: "short", "long" or "hat".
         luggage: "none", "backpack" or "bag".
         striped: whether the top has stripes.
     """
@@ -63,7 +63,7 @@ def sample_look(rng: np.random.Generator, *, child: bool = False) -> Look:
         bag=textures.paint(rng, 1.1),
         sleeves=bool(rng.random() < 0.65),
         lower=str(rng.choice(("trousers", "shorts", "skirt", "coat"), p=(0.7, 0.1, 0.12, 0.08))),
-        head=str(rng.choice(("short", "long", "hat", "bald"), p=(0.6, 0.3, 0.1, 0.0))),
+        head=str(rng.choice(("short", "long", "hat"), p=(0.6, 0.3, 0.1))),
         luggage=str(rng.choice(("none", "backpack", "bag"), p=(0.76, 0.16, 0.08))),
         striped=bool(rng.random() < 0.08),
     )
@@ -197,13 +197,13 @@ def _head(body: _Body, look: Look, view: str) -> None:
             ),
             look.hair,
         )
-    face = look.hair if view == "back" and look.head != "bald" else look.skin
+    face = look.hair if view == "back" else look.skin
     body.disc(0.01, 0.915, (0.064, 0.075), face)
     if view == "side":
         body.disc(0.062, 0.91, 0.012, look.skin)
     if look.head == "hat":
         body.shape(((-0.06, 0.94), (0.09, 0.94), (0.06, 0.96), (0.05, 1.0), (-0.05, 1.0)), look.bag)
-    elif look.head != "bald" and view != "back":
+    elif view != "back":
         behind = -0.02 if view == "side" else 0.0
         top = ((-0.058 + behind, 0.91), (-0.05 + behind, 0.975), (0.01, 0.998), (0.055, 0.965))
         body.shape((*top, (0.06, 0.945), (0.0, 0.95)), look.hair)
