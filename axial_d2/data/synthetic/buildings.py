@@ -121,11 +121,14 @@ def _wall(canvas, facade, label, columns, along, depth, height, light) -> None:
     foot = int(np.clip(np.ceil((camera.horizon + camera.eye * scale).max()), 0, camera.height))
     if top >= foot:
         return
-    rows = np.arange(top, foot, dtype=np.float32)[:, None]
     window = np.s_[top:foot, columns[0] : columns[-1] + 1]
-    up = camera.eye - (rows - camera.horizon) / scale[None]
     # Houses come near to far; only what nearer ones leave free is worth its texture.
-    free = (up >= 0) & (up <= height) & (canvas.wall[window] == SKY_DEPTH)
+    free = canvas.wall[window] == SKY_DEPTH
+    if not free.any():
+        return
+    rows = np.arange(top, foot, dtype=np.float32)[:, None]
+    up = camera.eye - (rows - camera.horizon) / scale[None]
+    free &= (up >= 0) & (up <= height)
     row, column = np.nonzero(free)
     if not row.size:
         return
@@ -145,7 +148,11 @@ def _surface(facade: Facade, u: np.ndarray, v: np.ndarray, height: float, fine) 
         course = np.floor(v / 0.25)
         brick = textures.hash01(np.floor(u / 0.5 + 0.5 * (course % 2)) * 31 + course * 613)
         factor += facade.brick * (brick - 0.5 - 0.6 * ((v / 0.25) % 1 < 0.25)) * fine
-    rgb = facade.wall * factor[..., None]
+    kind = np.zeros(u.shape, np.int8)  # row of the palette at the end
+
+    def put(where, number, light) -> None:
+        np.putmask(kind, where, number)
+        np.copyto(factor, light, where=where)
 
     bay, storey = u / facade.bay, (v - facade.ground_floor) / facade.storey
     fu, fv = bay % 1, storey % 1
@@ -155,27 +162,29 @@ def _surface(facade: Facade, u: np.ndarray, v: np.ndarray, height: float, fine) 
     frame = upper & (fu > left - rim) & (fu < right + rim) & (fv > low - rim) & (fv < high + rim)
     pane = upper & (fu > left) & (fu < right) & (fv > low) & (fv < high)
     pane &= ~((np.abs(fu - (left + right) / 2) < 0.03) & (fine > 0.5))
-    number = np.floor(bay) * 57 + np.floor(storey) * 1013 + facade.start[0]
     if facade.has_shop:
         below = (v < facade.ground_floor - 0.9) & (v > 0.4) & ((u / (facade.bay * 2)) % 1 > 0.1)
         fascia = (v > facade.ground_floor - 0.8) & (v < facade.ground_floor - 0.1)
         letters = (textures.hash01(np.floor(u / 0.35)) > 0.45) & (
             np.abs(v - facade.ground_floor + 0.45) < 0.18
         )
-        rgb = np.where(fascia[..., None], facade.shop, rgb)
-        rgb = np.where((fascia & letters)[..., None], 235 - 0.6 * facade.shop, rgb)
+        put(fascia, 3, 1.0)
+        put(fascia & letters, 4, 1.0)
     else:
-        door = (fu > 0.3) & (fu < 0.68) & (textures.hash01(np.floor(bay)) < 0.3)
+        door = (fu > 0.3) & (fu < 0.68)
+        door &= textures.hash01(np.floor(bay)) < 0.3
         below = (v < facade.ground_floor * 0.72) & door
         row = (v > 0.9) & (v < facade.ground_floor * 0.75) & (fu > left) & (fu < right)
-        below |= row & (textures.hash01(np.floor(bay)) > 0.35)
-    shine = textures.hash01(number)
-    glass = facade.glass * (0.7 + 0.5 * shine + 0.12 * stain)[..., None]
-    glass = blend(glass, np.array((245, 205, 130), np.float32), (shine < facade.lit) * 0.8)
-    rgb = np.where(frame[..., None], facade.trim * (0.9 + 0.05 * stain)[..., None], rgb)
-    rgb = np.where((pane | below)[..., None], glass, rgb)
-    cornice = (v > height - 0.45) | (np.abs(v - facade.ground_floor) < 0.1)
-    return np.where(cornice[..., None], facade.trim * (0.85 + 0.1 * stain)[..., None], rgb)
+        below |= row & ~door
+    shine = textures.hash01(np.floor(bay) * 57 + np.floor(storey) * 1013 + facade.start[0])
+    glazed = pane | below
+    put(frame, 1, 0.9 + 0.05 * stain)
+    put(glazed, 2, 0.7 + 0.5 * shine + 0.12 * stain)
+    put(glazed & (shine < facade.lit), 5, 1 + 0.05 * stain)
+    put((v > height - 0.45) | (np.abs(v - facade.ground_floor) < 0.1), 1, 0.85 + 0.1 * stain)
+    lamp = blend(facade.glass, np.array((245, 205, 130), np.float32), 0.8)
+    palette = (facade.wall, facade.trim, facade.glass, facade.shop, 235 - 0.6 * facade.shop, lamp)
+    return np.array(palette, np.float32).take(kind, axis=0) * factor[..., None]
 
 
 def _pitched_roof(canvas, facade, label, x, z, height) -> None:
@@ -191,11 +200,14 @@ def _pitched_roof(canvas, facade, label, x, z, height) -> None:
         sprite = canvas.sprite(camera.project(np.array(corners)))
         if sprite.empty:
             continue
+        window = np.s_[sprite.y : sprite.y + sprite.height, sprite.x : sprite.x + sprite.width]
+        hidden = canvas.wall[window] < SKY_DEPTH
+        if hidden.all():
+            continue
         sprite.polygon(camera.project(np.array(corners)), color)
         rows = np.arange(sprite.height, dtype=np.float32)[:, None] * (48.0 / camera.height)
         columns = np.arange(sprite.width, dtype=np.float32)[None] * (24.0 / camera.height)
         texture = 1 + 0.12 * textures.white_at(columns + facade.start[0], rows * 2)
-        window = np.s_[sprite.y : sprite.y + sprite.height, sprite.x : sprite.x + sprite.width]
-        sprite.alpha[canvas.wall[window] < SKY_DEPTH] = 0
+        sprite.alpha[hidden] = 0
         canvas.paste(sprite, label, near, cv2.blur(texture.astype(np.float32), (3, 1)))
         canvas.wall[window][sprite.alpha > 0] = near

@@ -1,13 +1,15 @@
 """A camera over a flat street, the canvas it looks at, and sprites painted on it far to near.
 
-Everything is drawn at `SUPERSAMPLE` times the final resolution. World coordinates are metres:
-X to the right, Y up from the ground, Z away from the camera. Pixels are canvas pixels (x, y),
-whole numbers at pixel centres.
+Sky, ground and houses are painted at the final resolution; everything that stands before them at
+`SUPERSAMPLE` times that, on the enlarged canvas. World coordinates are metres: X to the right, Y up
+from the ground, Z away from the camera. Pixels are canvas pixels (x, y), whole numbers at pixel
+centres.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -17,7 +19,7 @@ from axial_d2.data.synthetic import textures
 SUPERSAMPLE = 2
 SKY_DEPTH = 1.0e4  # metres; far enough for any fog to swallow
 _SHIFT = 4  # fractional bits of the coordinates given to OpenCV: a sixteenth of a pixel
-_LIMIT = 1.0e5  # pixels; keeps what lies far outside of the canvas within OpenCV's integers
+_LIMIT = 1.6e6  # such bits; keeps what lies far outside of the canvas within OpenCV's integers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +42,18 @@ class Camera:
     focal: float
     eye: float
 
+    def enlarged(self, times: int) -> Camera:
+        """The same view on a canvas of `times` as many rows and columns."""
+        shift = (times - 1) / 2  # a pixel's centre lies in the middle of those that replace it
+        return Camera(
+            height=self.height * times,
+            width=self.width * times,
+            horizon=self.horizon * times + shift,
+            centre=self.centre * times + shift,
+            focal=self.focal * times,
+            eye=self.eye,
+        )
+
     def scale(self, z: float) -> float:
         """Pixels that a metre takes at distance `z` metres."""
         return self.focal / z
@@ -52,9 +66,10 @@ class Camera:
         """World points (n, 3) as (X, Y, Z) metres to canvas points (n, 2) as (x, y) pixels."""
         points = np.asarray(points, np.float64)
         scale = self.focal / np.maximum(points[:, 2], 0.3)
-        x = self.centre + points[:, 0] * scale
-        y = self.horizon + (self.eye - points[:, 1]) * scale
-        return np.stack([x, y], axis=1)
+        result = np.empty((len(points), 2))
+        result[:, 0] = self.centre + points[:, 0] * scale
+        result[:, 1] = self.horizon + (self.eye - points[:, 1]) * scale
+        return result
 
     def ground(self, x: float, z: float) -> tuple[float, float]:
         """Canvas point (x, y) of the ground point (X, Z)."""
@@ -82,6 +97,17 @@ class Canvas:
         self.depth = np.full(shape, SKY_DEPTH, np.float32)
         self.wall = np.full(shape, SKY_DEPTH, np.float32)
 
+    def enlarged(self, times: int) -> Canvas:
+        """The same picture with `times` as many rows and columns."""
+        result = Canvas.__new__(Canvas)
+        result.camera = camera = self.camera.enlarged(times)
+        size = (camera.width, camera.height)
+        result.rgb = cv2.resize(self.rgb, size, interpolation=cv2.INTER_LINEAR)
+        for name in ("label", "depth", "wall"):
+            plane = getattr(self, name)
+            setattr(result, name, cv2.resize(plane, size, interpolation=cv2.INTER_NEAREST))
+        return result
+
     def shadow(self, x: float, z: float, *, wide: float, deep: float, strength: float) -> None:
         """Darkens an ellipse on the ground.
 
@@ -102,7 +128,8 @@ class Canvas:
         dx = (np.arange(x0, x1, dtype=np.float32) - column) / max(half_width, 1.0)
         dy = (np.arange(y0, y1, dtype=np.float32) - row) / half_height
         inside = np.clip(1.6 * (1 - dx[None] ** 2 - dy[:, None] ** 2), 0, 1)
-        self.rgb[y0:y1, x0:x1] *= 1 - strength * inside[..., None]
+        light = 1 - strength * inside
+        self.rgb[y0:y1, x0:x1] *= cv2.merge((light, light, light))
 
     def sprite(self, points: np.ndarray, margin: float = 2.0) -> Sprite:
         """An empty sprite that covers the canvas points (n, 2) given, `margin` pixels more."""
@@ -127,13 +154,15 @@ class Canvas:
         if sprite.empty:
             return 0
         window = np.s_[sprite.y : sprite.y + sprite.height, sprite.x : sprite.x + sprite.width]
-        color = sprite.rgb.astype(np.float32)
-        if texture is not None:
-            color *= texture[..., None]
-        before = self.wall[window] > z - 0.5  # half a metre for what leans on a wall
-        opacity = (sprite.alpha * before).astype(np.float32)[..., None] / 255
-        self.rgb[window] += (color - self.rgb[window]) * opacity
-        inside = (sprite.alpha > 0) & before
+        inside = self.wall[window] > z - 0.5  # half a metre for what leans on a wall
+        inside &= sprite.alpha > 0
+        # One channel after the other: numpy is slow where the last axis has three entries.
+        factor = 1.0 if texture is None else np.broadcast_to(texture, inside.shape)
+        opacity = sprite.alpha * np.float32(1 / 255)
+        opacity *= inside
+        for channel in range(3):
+            old = self.rgb[window][..., channel]
+            old += (sprite.rgb[..., channel] * factor - old) * opacity
         self.label[window][inside] = label
         self.depth[window][inside] = z
         return int(np.count_nonzero(inside))
@@ -144,14 +173,16 @@ class Sprite:
 
     Attributes:
         x, y: column and row of its upper left pixel on the canvas.
-        rgb: (height, width, 3) uint8.
-        alpha: (height, width) uint8 opacity; the object is where it is above 0.
+        rgba: (height, width, 4) uint8, the colour and the opacity.
+        rgb: (height, width, 3), the colour in `rgba`.
+        alpha: (height, width), the opacity in `rgba`; the object is where it is above 0.
     """
 
     def __init__(self, x: int, y: int, width: int, height: int) -> None:
         self.x, self.y, self.width, self.height = x, y, width, height
-        self.rgb = np.zeros((height, width, 3), np.uint8)
-        self.alpha = np.zeros((height, width), np.uint8)
+        self._corner = np.array((x, y), np.float64)
+        self.rgba = np.zeros((height, width, 4), np.uint8)
+        self.rgb, self.alpha = self.rgba[..., :3], self.rgba[..., 3]
 
     @property
     def empty(self) -> bool:
@@ -160,9 +191,10 @@ class Sprite:
 
     def _fixed(self, points: np.ndarray) -> list[np.ndarray]:
         """Canvas points (n, 2) as OpenCV's fixed-point contour on this patch."""
-        points = np.asarray(points, np.float64) - (self.x, self.y)
-        points = np.minimum(np.maximum(points, -_LIMIT), _LIMIT)
-        return [np.rint(points * (1 << _SHIFT)).astype(np.int32)]
+        points = np.subtract(points, self._corner)
+        points *= 1 << _SHIFT
+        np.minimum(np.maximum(points, -_LIMIT, out=points), _LIMIT, out=points)
+        return [np.rint(points, out=points).astype(np.int32)]
 
     def polygon(self, points: np.ndarray, color: np.ndarray, *, opacity: int = 255) -> None:
         """Fills a polygon, which becomes part of the object.
@@ -177,12 +209,11 @@ class Sprite:
             return
         fixed = self._fixed(points)
         if opacity == 255:
-            cv2.fillPoly(self.rgb, fixed, _rgb(color), shift=_SHIFT)
-            cv2.fillPoly(self.alpha, fixed, 255, shift=_SHIFT)
+            cv2.fillPoly(self.rgba, fixed, _rgba(color), shift=_SHIFT)
         else:
-            fresh = np.zeros_like(self.alpha)
+            fresh = np.zeros(self.alpha.shape, np.uint8)
             cv2.fillPoly(fresh, fixed, opacity, shift=_SHIFT)
-            self.rgb[(fresh > 0) & (self.alpha == 0)] = _rgb(color)
+            self.rgb[(fresh > 0) & (self.alpha == 0)] = _rgba(color)[:3]
             np.maximum(self.alpha, fresh, out=self.alpha)
 
     def outline(self, points: np.ndarray, width: float, color: np.ndarray) -> None:
@@ -190,8 +221,7 @@ class Sprite:
         if self.empty:
             return
         fixed, thickness = self._fixed(points), max(int(round(width)), 1)
-        for target, value in ((self.rgb, _rgb(color)), (self.alpha, 255)):
-            cv2.polylines(target, fixed, True, value, thickness, shift=_SHIFT)
+        cv2.polylines(self.rgba, fixed, True, _rgba(color), thickness, shift=_SHIFT)
 
     def disc(self, centre, radius, color: np.ndarray) -> None:
         """Fills an ellipse: `centre` (x, y), `radius` a number or (along x, along y), pixels."""
@@ -199,19 +229,12 @@ class Sprite:
 
     def limb(self, start, end, start_width: float, end_width: float, color: np.ndarray) -> None:
         """Draws a tapered limb with round ends from `start` to `end`, widths in pixels."""
-        start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
-        along = end - start
-        across = np.array([-along[1], along[0]]) / max(float(np.hypot(*along)), 1e-6)
+        (x0, y0), (x1, y1) = start, end
+        length = max(math.hypot(x1 - x0, y1 - y0), 1e-6)
+        turn = np.array(((y0 - y1, x1 - x0), (x0 - x1, y0 - y1))) / length
         half0, half1 = max(start_width, 1.2) / 2, max(end_width, 1.2) / 2
-        corners = (
-            start + across * half0,
-            end + across * half1,
-            end - across * half1,
-            start - across * half0,
-        )
-        self.polygon(np.array(corners), color)
-        self.disc(start, half0, color)
-        self.disc(end, half1, color)
+        arc = _HALF_CIRCLE @ turn  # from one side of the limb round its start to the other side
+        self.polygon(np.concatenate([arc * half0 + (x0, y0), arc * -half1 + (x1, y1)]), color)
 
     def texture(self, rng: np.random.Generator, *, rough: float, tilt: float = 0.0) -> np.ndarray:
         """Brightness factors (h, w): noise of strength `rough`, lit from the left by `tilt`."""
@@ -224,8 +247,11 @@ class Sprite:
 
 _ANGLES = np.arange(16) * (2 * np.pi / 16)  # 16 corners pass for a circle at these sizes
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
+_HALF_CIRCLE = _CIRCLE[:9]
 
 
-def _rgb(color: np.ndarray) -> tuple[int, int, int]:
-    red, green, blue = (min(max(int(value), 0), 255) for value in color)
-    return red, green, blue
+def _rgba(color: np.ndarray) -> tuple[int, int, int, int]:
+    """An opaque colour for OpenCV, of (3,) numbers."""
+    red, green, blue = color
+    red, green, blue = int(red), int(green), int(blue)
+    return min(max(red, 0), 255), min(max(green, 0), 255), min(max(blue, 0), 255), 255

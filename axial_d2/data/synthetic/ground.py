@@ -56,7 +56,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, label: int, mood: str) -
     column = blend(np.broadcast_to(top, (count, 3)), low, np.clip(rows, 0, 1) ** 1.3)
 
     # Clouds: noise stretched sideways, flatter towards the horizon.
-    step = 512 / height * rng.uniform(0.25, 0.6)
+    step = 512 / height * rng.uniform(0.12, 0.3)
     rows_of_noise = (np.arange(count) * step * 2.2 + rng.integers(512)).astype(np.int32)
     columns_of_noise = (np.arange(width) * step + rng.integers(512)).astype(np.int32)
     noise = textures.fractal_at(columns_of_noise[None], rows_of_noise[:, None])
@@ -107,10 +107,10 @@ def paint_ground(
     part = on_road
     rgb[part] = _road(rng, x[part], z[part], street, sharp[part])
 
-    if rng.random() < 0.25:  # the shadow of houses out of the picture
+    if rng.random() < 0.2:  # the shadow of houses out of the picture
         edge = rng.uniform(*street.road) + 0.6 * textures.fractal_at(along * 3, along * 0)
         dark = lateral < edge if rng.random() < 0.5 else lateral > edge
-        rgb *= 1 - cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2)[..., None] * 0.3
+        rgb *= 1 - cv2.GaussianBlur(dark.astype(np.float32), (0, 0), 1.2)[..., None] * 0.22
     canvas.rgb[first:] = rgb
     label = np.where(on_road, labels["road"], labels["terrain"])
     canvas.label[first:] = np.where(on_pavement, labels["pavement"], label)
@@ -119,49 +119,49 @@ def paint_ground(
 
 def _terrain(rng, x, z, sharp) -> np.ndarray:
     """Grass, dry grass, earth or gravel, (n, 3)."""
-    kinds = ((106, 148, 58), (128, 156, 66), (112, 150, 76), (146, 128, 76))
-    base = np.array(kinds[rng.integers(3)], np.float32) * rng.uniform(0.85, 1.15)
-    other = np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.1)
+    kinds = ((116, 154, 60), (134, 164, 68), (122, 158, 76), (156, 140, 78))
+    base = np.array(kinds[rng.integers(3)], np.float32) * rng.uniform(0.9, 1.1)
+    other = np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.85, 1.1)
     start = rng.integers(512, size=2)
     patches = np.clip(textures.fractal_at(x * 9 + start[0], z * 9 + start[1]) * 0.5, 0, 1)
     rgb = blend(np.broadcast_to(base, (*x.shape, 3)), other, patches * rng.uniform(0.2, 0.7))
     blades = textures.white_at(x * 16 + start[1], z * 5 + start[0])
     lumps = textures.fractal_at(x * 40 + start[0], z * 24)
-    return rgb * (1 + (0.13 * blades + 0.12 * lumps) * (0.4 + 0.6 * sharp))[..., None]
+    return rgb * (1 + (0.18 * blades + 0.05 * lumps) * (0.4 + 0.6 * sharp))[..., None]
 
 
 def _pavement(rng, lateral, along, street, sharp) -> np.ndarray:
     """Slabs, small stones or plain concrete with a kerb, (n, 3)."""
-    base = textures.paint(rng, 0.5) * 0.22 + np.array((140, 132, 122), np.float32)
+    base = textures.paint(rng, 0.5) * 0.15 + np.array((152, 144, 132), np.float32)
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 20 + start[0], along * 20 + start[1])
     kind = rng.random()
-    if kind < 0.85:
-        wide = rng.uniform(0.35, 1.0)
-        deep = wide * rng.uniform(0.8, 2.0)
+    if kind < 0.93:
+        wide = rng.uniform(0.5, 1.0)
+        deep = wide * rng.uniform(0.8, 1.6)
         row = np.floor(along / deep)
         shifted = lateral / wide + (0.5 * (row % 2) if rng.random() < 0.5 else 0)
         gap = 0.05 / wide
         joint = (shifted % 1 < gap) | ((along / deep) % 1 < 0.05 / deep)
         slab = textures.hash01(np.floor(shifted) * 131 + row * 7919) - 0.5
-        factor = 1 + (rng.uniform(0.1, 0.4) * slab - rng.uniform(0.2, 0.45) * joint) * sharp
+        factor = 1 + (rng.uniform(0.15, 0.35) * slab - rng.uniform(0.3, 0.5) * joint) * sharp
     else:
         factor = 1 + 0.1 * textures.white_at(lateral * 30, along * 30) * sharp
     rgb = base * (factor + 0.07 * stain)[..., None]
     inner = np.minimum(np.abs(lateral - street.road[0]), np.abs(lateral - street.road[1]))
-    kerb = np.full(3, rng.uniform(120, 215), np.float32)
-    return blend(rgb, kerb, (inner < 0.18) * np.float32(0.8))
+    kerb = np.full(3, rng.uniform(175, 225), np.float32)
+    return blend(rgb, kerb, (inner < 0.22) * np.float32(0.85))
 
 
 def _road(rng, x, z, street, sharp) -> np.ndarray:
     """Asphalt or cobbles with markings, patches and tyre tracks, (n, 3)."""
     lateral, along = (z, x) if street.across else (x, z)
-    tint = rng.normal(0, 5, 3).astype(np.float32)
-    base = np.full(3, rng.uniform(56, 88), np.float32) + tint
+    tint = rng.normal(0, 3, 3).astype(np.float32)
+    base = np.full(3, rng.uniform(56, 90), np.float32) + tint
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 12 + start[0], along * 5 + start[1])
-    factor = 1 + 0.1 * stain + 0.09 * textures.white_at(lateral * 28, along * 28) * sharp
-    if rng.random() < 0.1:
+    factor = 1 + 0.08 * stain + 0.09 * textures.white_at(lateral * 28, along * 28) * sharp
+    if rng.random() < 0.05:
         row = np.floor(along / 0.22)
         stone = textures.hash01(np.floor(lateral / 0.2 + 0.5 * (row % 2)) * 17 + row * 4099)
         factor += 0.4 * (stone - 0.5) * sharp
@@ -170,7 +170,7 @@ def _road(rng, x, z, street, sharp) -> np.ndarray:
     place = (lateral - low) / (high - low) * lanes
     factor -= 0.07 * np.cos(place * 2 * np.pi) ** 2 * rng.uniform(0, 1)  # tyre tracks
     rgb = base * factor[..., None]
-    for _ in range(rng.integers(0, 3)):  # repaired patches
+    for _ in range(rng.integers(0, 2)):  # repaired patches
         at, far = rng.uniform(low, high - 1), rng.uniform(4, 18)
         patch = (lateral > at) & (lateral < at + rng.uniform(0.6, 2.2))
         patch &= (along > far) & (along < far + rng.uniform(1, 5))

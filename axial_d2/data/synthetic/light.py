@@ -5,14 +5,16 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from axial_d2.data.synthetic import textures
+
 MOODS = ("clear", "overcast", "low sun", "dusk")
-MOOD_SHARES = (0.5, 0.32, 0.11, 0.07)
+MOOD_SHARES = (0.52, 0.32, 0.1, 0.06)
 _CASTS = {
     # red, green, blue factors, and brightness (low, high)
-    "clear": ((1.03, 1.0, 0.96), (0.95, 1.2)),
-    "overcast": ((0.97, 1.0, 1.03), (0.95, 1.15)),
-    "low sun": ((1.09, 0.99, 0.87), (0.92, 1.15)),
-    "dusk": ((0.9, 0.94, 1.06), (0.95, 1.15)),
+    "clear": ((1.03, 1.0, 0.96), (0.9, 1.18)),
+    "overcast": ((0.97, 1.0, 1.03), (0.9, 1.18)),
+    "low sun": ((1.07, 0.99, 0.9), (0.95, 1.12)),
+    "dusk": ((0.92, 0.96, 1.05), (0.95, 1.12)),
 }
 
 
@@ -32,24 +34,26 @@ def photograph(
         (H, W, 3) uint8.
     """
     height, width = depth.shape
-    sight = rng.uniform(30, 80) if rng.random() < 0.08 else rng.uniform(120, 600)  # metres
-    fog = (1 - np.exp(-np.minimum(depth, 150.0) / sight))[..., None] * 0.92
-    rgb = rgb + (haze * 0.95 + 8 - rgb) * fog
+    sight = rng.uniform(50, 90) if rng.random() < 0.06 else rng.uniform(220, 800)  # metres
+    fog = (1 - np.exp(np.minimum(depth, 150.0) * np.float32(-1 / sight))) * np.float32(0.92)
 
     cast, (low, high) = _CASTS[mood]
-    gain = np.array(cast, np.float32) * rng.uniform(low, high)
-    gain = gain * rng.normal(1, 0.018, 3)
+    gain = np.array(cast) * rng.uniform(low, high) * rng.normal(1, 0.018, 3)
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None]
-    vignette = 1 - rng.uniform(0, 0.3) * (0.4 * rows**2 + 0.6 * columns**2)
-    slope = 1 + rng.uniform(-0.12, 0.12) * columns + rng.uniform(-0.1, 0.1) * rows
-    rgb = rgb * gain * (vignette * slope)[..., None]
+    shade = 1 - rng.uniform(0, 0.2) * (0.4 * rows**2 + 0.6 * columns**2)  # vignette
+    shade *= 1 + rng.uniform(-0.08, 0.08) * columns + rng.uniform(-0.06, 0.06) * rows
 
-    contrast = rng.uniform(0.92, 1.18)
-    rgb = 105 + (rgb - 105) * contrast + rng.normal(0, 6)
-    sigma = rng.uniform(0.25, 0.55) * max(height / 256, 1.0) ** 0.5
-    rgb = cv2.GaussianBlur(rgb.astype(np.float32), (0, 0), sigma)
-    strength = rng.uniform(1.0, 3.5) * (1.4 if mood == "dusk" else 1.0)
-    rgb += strength * rng.standard_normal(rgb.shape[:2], dtype=np.float32)[..., None]
-    rgb += 0.4 * strength * rng.standard_normal(rgb.shape, dtype=np.float32)
-    return np.clip(rgb, 0, 255).astype(np.uint8)
+    contrast, lift = rng.uniform(0.95, 1.15), rng.normal(0, 4)
+    sigma = rng.uniform(0.25, 0.45) * max(height / 256, 1.0) ** 0.5
+    strength = rng.uniform(0.8, 2.2) * (1.4 if mood == "dusk" else 1.0)
+    grain = strength * textures.noise_patch(rng, height, width, white=True)
+    planes = []
+    for plane, air, factor in zip(cv2.split(rgb), haze * 0.95 + 8, gain, strict=True):
+        plane += (air - plane) * fog
+        plane *= shade * np.float32(factor * contrast)
+        plane += np.float32(105 * (1 - contrast) + lift)
+        plane = cv2.GaussianBlur(plane, (0, 0), sigma) + grain
+        plane += 0.4 * strength * textures.noise_patch(rng, height, width, white=True)
+        planes.append(plane)
+    return np.clip(cv2.merge(planes), 0, 255).astype(np.uint8)

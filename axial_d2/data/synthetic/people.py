@@ -1,4 +1,4 @@
-"""Articulated persons: build, clothes, view and gait vary; also seated on a bicycle."""
+"""Articulated persons: build, clothes, view and gait vary."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Look:
         skin, hair, top, bottom, shoes, bag: (3,) colours.
         sleeves: whether the arms are covered.
         lower: "trousers", "shorts", "skirt" or "coat".
-        head: "short", "long", "hat" or "bald".
+        head: "short", "long" or "hat".
         luggage: "none", "backpack" or "bag".
         striped: whether the top has stripes.
     """
@@ -45,7 +45,7 @@ class Look:
 
 
 def _trousers(rng: np.random.Generator) -> np.ndarray:
-    kinds = ((44, 58, 92), (40, 40, 46), (72, 64, 58), (70, 88, 128))
+    kinds = ((52, 78, 128), (58, 74, 138), (84, 112, 164))
     return np.array(kinds[rng.integers(len(kinds))], np.float32) * rng.uniform(0.75, 1.25)
 
 
@@ -53,19 +53,19 @@ def sample_look(rng: np.random.Generator, *, child: bool = False) -> Look:
     """Draws a person."""
     skin = np.array(_SKIN[rng.integers(len(_SKIN))], np.float32) * rng.uniform(0.9, 1.05)
     return Look(
-        tall=rng.uniform(1.2, 1.45) if child else rng.uniform(1.6, 1.92),
-        stout=rng.uniform(1.25, 1.6),
+        tall=rng.uniform(1.25, 1.45) if child else rng.uniform(1.65, 1.9),
+        stout=rng.uniform(1.45, 1.8),
         skin=skin,
         hair=np.array(_HAIR[rng.integers(len(_HAIR))], np.float32) * rng.uniform(0.8, 1.2),
-        top=textures.paint(rng, 1.5, grey_share=0.15),
+        top=textures.paint(rng, 1.7, grey_share=0.0),
         bottom=_trousers(rng),
         shoes=textures.paint(rng, 0.4) * rng.uniform(0.3, 1.0),
         bag=textures.paint(rng, 1.1),
         sleeves=bool(rng.random() < 0.65),
-        lower=str(rng.choice(("trousers", "shorts", "skirt", "coat"), p=(0.55, 0.15, 0.15, 0.15))),
-        head=str(rng.choice(("short", "long", "hat", "bald"), p=(0.5, 0.3, 0.12, 0.08))),
-        luggage=str(rng.choice(("none", "backpack", "bag"), p=(0.6, 0.2, 0.2))),
-        striped=bool(rng.random() < 0.1),
+        lower=str(rng.choice(("trousers", "shorts", "skirt", "coat"), p=(0.7, 0.1, 0.12, 0.08))),
+        head=str(rng.choice(("short", "long", "hat"), p=(0.6, 0.3, 0.1))),
+        luggage=str(rng.choice(("none", "backpack", "bag"), p=(0.76, 0.16, 0.08))),
+        striped=bool(rng.random() < 0.08),
     )
 
 
@@ -73,10 +73,10 @@ class _Body:
     """Draws in shares of the body height, x forwards (or right) and y up from the feet."""
 
     def __init__(self, sprite: Sprite, foot: np.ndarray, unit: float, turn: float) -> None:
-        self.sprite, self.foot, self.unit, self.turn = sprite, foot, unit, turn
+        self.sprite, self.foot, self.unit, self.turn = sprite, foot.tolist(), unit, turn
 
-    def at(self, x: float, y: float) -> np.ndarray:
-        return self.foot + np.array((x * self.turn, -y)) * self.unit
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        return self.foot[0] + x * self.turn * self.unit, self.foot[1] - y * self.unit
 
     def limb(self, joints, widths, color) -> None:
         for start, end, first, last in zip(
@@ -108,11 +108,11 @@ def paint_person(
         return 0
     view = str(rng.choice(("front", "back", "side"), p=(0.3, 0.2, 0.5)))
     turn = float(rng.choice((-1.0, 1.0)))
-    stride = 0.0 if rng.random() < 0.25 else rng.uniform(0.35, 1.0)
+    stride = 0.0 if rng.random() < 0.3 else rng.uniform(0.3, 0.8)
     body = _Body(sprite, foot, unit, turn)
     wide = look.stout * (0.78 if view == "side" else 1.0)
     gait = stride * (1.0 if view == "side" else 0.25)
-    swing = rng.uniform(-0.5, 1.0) * gait
+    swing = rng.uniform(0.0, 0.8) * gait
     far = 0.82  # brightness of the limbs on the far side
 
     if look.luggage == "backpack" and view == "side":
@@ -142,13 +142,13 @@ def _leg(body: _Body, look: Look, view: str, side: int, gait: float, dark: float
     ankle = (ankle[0], max(ankle[1], 0.02) + lift)
     cloth = look.bottom * dark
     bare = look.skin * dark
-    widths = np.array((0.12, 0.1, 0.08)) * look.stout
+    widths = np.array((0.125, 0.11, 0.095)) * look.stout
     upper = bare if look.lower in ("skirt", "coat") else cloth
     shank = cloth if look.lower == "trousers" else bare
     body.limb((hip, knee), widths[:2], upper)
     body.limb((knee, ankle), widths[1:], shank)
     toe = 0.07 if view == "side" else 0.012 * side
-    body.limb((ankle, (ankle[0] + toe, ankle[1] - 0.01)), (0.06, 0.05), look.shoes * dark)
+    body.limb((ankle, (ankle[0] + toe, ankle[1] - 0.01)), (0.085, 0.07), look.shoes * dark)
 
 
 def _arm(body, look, view, side, swing, wide, dark) -> None:
@@ -158,10 +158,10 @@ def _arm(body, look, view, side, swing, wide, dark) -> None:
     elbow = (shoulder[0] + out * 0.6 + 0.16 * math.sin(angle), 0.80 - 0.16 * math.cos(angle))
     hand = (elbow[0] + out * 0.2 + 0.15 * math.sin(angle + 0.3), elbow[1] - 0.14)
     cover = look.top * 0.93 * dark
-    body.limb((shoulder, elbow), (0.07 * look.stout, 0.06 * look.stout), cover)
+    body.limb((shoulder, elbow), (0.08 * look.stout, 0.07 * look.stout), cover)
     lower = cover if look.sleeves else look.skin * dark
-    body.limb((elbow, hand), (0.055 * look.stout, 0.045), lower)
-    body.disc(*hand, 0.024, look.skin * dark)
+    body.limb((elbow, hand), (0.065 * look.stout, 0.06), lower)
+    body.disc(*hand, 0.032, look.skin * dark)
     if look.luggage == "bag" and side == 1:
         x, y = hand
         bag = ((x - 0.07, y), (x + 0.07, y), (x + 0.08, y - 0.13), (x - 0.08, y - 0.13))
@@ -197,13 +197,13 @@ def _head(body: _Body, look: Look, view: str) -> None:
             ),
             look.hair,
         )
-    face = look.hair if view == "back" and look.head != "bald" else look.skin
-    body.disc(0.01, 0.915, (0.058, 0.07), face)
+    face = look.hair if view == "back" else look.skin
+    body.disc(0.01, 0.915, (0.064, 0.075), face)
     if view == "side":
         body.disc(0.062, 0.91, 0.012, look.skin)
     if look.head == "hat":
         body.shape(((-0.06, 0.94), (0.09, 0.94), (0.06, 0.96), (0.05, 1.0), (-0.05, 1.0)), look.bag)
-    elif look.head != "bald" and view != "back":
+    elif view != "back":
         behind = -0.02 if view == "side" else 0.0
         top = ((-0.058 + behind, 0.91), (-0.05 + behind, 0.975), (0.01, 0.998), (0.055, 0.965))
         body.shape((*top, (0.06, 0.945), (0.0, 0.95)), look.hair)
@@ -211,61 +211,3 @@ def _head(body: _Body, look: Look, view: str) -> None:
 
 def _backpack(body: _Body, look: Look, x: float) -> None:
     body.shape(((x - 0.085, 0.79), (x + 0.085, 0.79), (x + 0.09, 0.58), (x - 0.09, 0.58)), look.bag)
-
-
-def paint_rider(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    look: Look,
-    x: float,
-    z: float,
-    turn: float,
-    label: int,
-) -> int:
-    """Paints a cyclist over a bicycle at (x, z) metres, seen from the side.
-
-    Args:
-        canvas: to paint on.
-        rng: source of chance.
-        look: the person's looks.
-        x, z: ground point under the middle of the bicycle, metres.
-        turn: cosine of the heading, its sign says whether he rides to the right, its size how
-            much the length is foreshortened.
-        label: region number of the person.
-
-    Returns:
-        How many canvas pixels the person took.
-    """
-    unit = 1.75 * canvas.camera.scale(z)
-    foot = np.array(canvas.camera.ground(x, z))
-    sprite = canvas.sprite(foot + np.array([(-0.5, 0.05), (0.5, -1.1)]) * unit)
-    if sprite.empty:
-        return 0
-    body = _Body(sprite, foot, unit, turn)
-    turned = rng.uniform(-0.06, 0.06)  # where the pedals are
-    cloth = look.bottom
-    hip, shoulder = (-0.13, 0.56), (0.07, 0.80)
-    shank = look.skin if look.lower == "shorts" else cloth
-    for side, dark in ((-1, 0.8), (1, 1.0)):
-        knee = (0.09, 0.40 + side * turned)
-        foot_at = (-0.02 + side * 0.05, 0.16 + side * turned)
-        if side == 1:
-            _rider_trunk(body, look, hip, shoulder)
-        body.limb((hip, knee), np.array((0.105, 0.08)) * look.stout, cloth * dark)
-        body.limb((knee, foot_at), np.array((0.075, 0.055)) * look.stout, shank * dark)
-        body.limb((foot_at, (foot_at[0] + 0.06, foot_at[1])), (0.05, 0.045), look.shoes * dark)
-    elbow, hand = (0.15, 0.68), (0.25, 0.62)
-    body.limb((shoulder, elbow), np.array((0.07, 0.06)) * look.stout, look.top * 0.9)
-    body.limb((elbow, hand), (0.055, 0.045), look.top * 0.9 if look.sleeves else look.skin)
-    return canvas.paste(sprite, label, z, sprite.texture(rng, rough=0.07))
-
-
-def _rider_trunk(body: _Body, look: Look, hip, shoulder) -> None:
-    body.limb((hip, shoulder), np.array((0.15, 0.17)) * look.stout, look.top)
-    if look.luggage == "backpack":
-        middle = ((hip[0] + shoulder[0]) / 2 - 0.11, (hip[1] + shoulder[1]) / 2 + 0.06)
-        body.limb((middle, (middle[0] + 0.06, middle[1] + 0.1)), (0.12, 0.12), look.bag)
-    body.limb((shoulder, (0.11, 0.86)), (0.06, 0.06), look.skin * 0.9)
-    body.disc(0.13, 0.905, (0.055, 0.066), look.skin)
-    cap = ((0.06, 0.92), (0.08, 0.975), (0.14, 0.99), (0.2, 0.95), (0.19, 0.925))
-    body.shape(cap, look.bag if look.head == "hat" else look.hair)

@@ -8,14 +8,14 @@ from axial_d2.data.synthetic import textures
 from axial_d2.data.synthetic.canvas import Canvas, Sprite
 
 _LEAVES = (
-    (62, 96, 40),
-    (74, 104, 44),
-    (44, 78, 40),
-    (90, 112, 50),
-    (52, 88, 36),
-    (58, 92, 44),
-    (70, 98, 38),
-    (142, 106, 48),
+    (56, 92, 40),
+    (78, 118, 48),
+    (40, 76, 40),
+    (94, 130, 54),
+    (46, 84, 38),
+    (86, 118, 60),
+    (62, 100, 44),
+    (128, 96, 44),
 )
 _VOID = 0
 
@@ -23,10 +23,10 @@ _VOID = 0
 def _leafy(rng: np.random.Generator, sprite: Sprite, cell: float) -> np.ndarray:
     """Brightness (h, w) of foliage, lit from above; `cell` is the size of a tuft, pixels."""
     shape = (sprite.height, sprite.width)
-    tufts = textures.noise_patch(rng, *shape, step=max(24 / max(cell, 1), 1))
-    leaves = textures.noise_patch(rng, *shape, white=True, step=0.7)
+    tufts = textures.noise_patch(rng, *shape, step=max(round(24 / max(cell, 1)), 1))
+    leaves = textures.noise_patch(rng, *shape, white=True)
     light = np.linspace(1.22, 0.68, max(sprite.height, 1), dtype=np.float32)[:, None]
-    return np.clip(light * (1 + 0.24 * tufts + 0.22 * leaves), 0.15, 1.9)
+    return np.clip(light * (1 + 0.36 * tufts + 0.22 * leaves), 0.15, 1.9)
 
 
 def _blobs(rng, sprite, centre, radius, color, count) -> None:
@@ -44,7 +44,7 @@ def paint_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     camera = canvas.camera
     metre = camera.scale(z)
     foot = np.array(camera.ground(x, z))
-    color = np.array(_LEAVES[rng.integers(len(_LEAVES))], np.float32) * rng.uniform(0.7, 1.3)
+    color = np.array(_LEAVES[rng.integers(len(_LEAVES))], np.float32) * rng.uniform(0.75, 1.15)
     bark = np.array((84, 66, 50), np.float32) * rng.uniform(0.6, 1.3)
     habit = rng.choice(("round", "column", "conifer"), p=(0.6, 0.2, 0.2))
     tall = rng.uniform(4.5, 8.5)
@@ -54,7 +54,7 @@ def paint_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     sprite = canvas.sprite(foot + corners * (metre, -metre))
     if sprite.empty:
         return 0
-    trunk = rng.uniform(0.22, 0.4) * metre
+    trunk = rng.uniform(0.35, 0.5) * metre
     lean = np.array((rng.normal(0, 0.15), 0.0)) * metre
     sprite.limb(foot, foot + lean - (0, (clear + 0.6) * metre), trunk, trunk * 0.7, bark)
     if habit == "conifer":
@@ -66,7 +66,7 @@ def paint_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     else:
         middle = foot + lean - (0, (clear + tall) / 2 * metre)
         radius = np.array((wide, (tall - clear) / 2)) * metre
-        _blobs(rng, sprite, middle, radius, color, 14 if metre > 10 else 7)
+        _blobs(rng, sprite, middle, radius, color, 9 if metre > 20 else 6)
     return canvas.paste(sprite, label, z, _leafy(rng, sprite, 0.5 * metre))
 
 
@@ -74,7 +74,7 @@ def paint_bush(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     """Paints a bush of 0.7 to 1.6 m at the ground point (x, z) metres."""
     metre = canvas.camera.scale(z)
     foot = np.array(canvas.camera.ground(x, z))
-    color = np.array(_LEAVES[rng.integers(len(_LEAVES))], np.float32) * rng.uniform(0.7, 1.3)
+    color = np.array(_LEAVES[rng.integers(len(_LEAVES))], np.float32) * rng.uniform(0.75, 1.15)
     radius = np.array((rng.uniform(0.6, 1.4), rng.uniform(0.4, 0.85))) * metre
     sprite = canvas.sprite(np.array([foot - radius * (1.4, 2.4), foot + radius * (1.4, 0.3)]))
     if sprite.empty:

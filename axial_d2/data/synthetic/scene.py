@@ -20,7 +20,7 @@ _SMALLEST_THING = 0.0008  # share of the picture; 26 pixels of 128x256
 _SMALLEST_STUFF = 0.006
 _SMALLEST_VISIBLE = 0.22  # share of what was painted of a thing before others covered it
 _LAYOUTS = ("street", "half", "open", "across")
-_LAYOUT_SHARES = (0.3, 0.28, 0.28, 0.14)
+_LAYOUT_SHARES = (0.26, 0.28, 0.34, 0.12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,26 +49,27 @@ def render(rng: np.random.Generator, height: int, width: int) -> Scene:
     Returns:
         The scene.
     """
-    camera = _sample_camera(rng, height, width)
-    canvas = Canvas(camera)
+    canvas = Canvas(_sample_camera(rng, height, width))
     layout = str(rng.choice(_LAYOUTS, p=_LAYOUT_SHARES))
     mood = str(rng.choice(light.MOODS, p=light.MOOD_SHARES))
-    street = _sample_street(rng, camera, layout)
+    street = _sample_street(rng, canvas.camera, layout)
     sky = ground.paint_sky(canvas, rng, LABEL_OF["sky"], mood)
     ground.paint_ground(canvas, rng, street, LABEL_OF)
     _paint_houses(canvas, rng, street, layout, sky, 0.35 if mood == "dusk" else 0.04)
 
-    planner = Planner(rng, camera, street, sky, _FIRST_THING)
+    canvas = canvas.enlarged(SUPERSAMPLE)
+
+    planner = Planner(rng, canvas.camera, street, sky, _FIRST_THING)
     if rng.random() < 0.14:
         planner.crowd()
-    planner.furnish(len(planner.regions) + int(rng.integers(4, 9)))
+    planner.furnish(len(planner.regions) + int(rng.integers(6, 10)))
     items = planner.items + _scenery(rng, planner, street, layout)
-    strength = {"clear": 0.55, "low sun": 0.5, "overcast": 0.32, "dusk": 0.3}[mood]
+    strength = {"clear": 0.38, "low sun": 0.34, "overcast": 0.22, "dusk": 0.2}[mood]
     lean = rng.uniform(-0.6, 0.6) if mood in ("clear", "low sun") else 0.0
     for item in items:
         if item.shadow is not None:
             x, z, wide, deep = item.shadow
-            canvas.shadow(x + lean, z, wide=wide * 1.15, deep=deep * 1.25, strength=strength)
+            canvas.shadow(x + lean, z, wide=wide * 1.1, deep=deep * 1.25, strength=strength)
     for item in sorted(items, key=lambda item: -item.z):
         painted = item.paint(canvas)
         if item.label in planner.regions:
@@ -84,14 +85,13 @@ def render(rng: np.random.Generator, height: int, width: int) -> Scene:
 
 
 def _sample_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
-    height, width = height * SUPERSAMPLE, width * SUPERSAMPLE
     return Camera(
         height=height,
         width=width,
         horizon=rng.uniform(0.35, 0.43) * height,
         centre=rng.uniform(0.33, 0.67) * width,
         focal=rng.uniform(0.95, 1.35) * height,
-        eye=rng.uniform(1.6, 2.15),
+        eye=rng.uniform(1.5, 1.9),
     )
 
 
@@ -106,15 +106,15 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
             start = rng.uniform(-4, 2)
             crossing = (start, start + 3.0)
         return ground.Street(True, road, kerb, crossing=crossing)
-    wide = rng.uniform(6.5, 11.0)
-    left = -rng.uniform(0.25, 0.75) * wide
+    wide = rng.uniform(5.5, 8.5)
+    left = -rng.uniform(0.3, 0.7) * wide
     road = (left, left + wide)
-    if layout == "open" and rng.random() < 0.4:
+    if layout == "open" and rng.random() < 0.6:
         kerb = (left - rng.uniform(1.4, 2.2), left + wide + rng.uniform(1.4, 2.2))
     else:
-        kerb = (left - rng.uniform(2.2, 4.5), left + wide + rng.uniform(2.2, 4.5))
+        kerb = (left - rng.uniform(2.2, 3.8), left + wide + rng.uniform(2.2, 3.8))
     start = rng.uniform(7, 16)
-    side_road = (start, start + rng.uniform(4.5, 7)) if rng.random() < 0.25 else None
+    side_road = (start, start + rng.uniform(4.5, 7)) if rng.random() < 0.15 else None
     crossing = None
     if rng.random() < 0.25:
         far = side_road[0] - 1.0 if side_road else rng.uniform(7, 16)
@@ -127,16 +127,16 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
     """Paints the houses of the chosen layout, near to far."""
     boxes: list[tuple[tuple[float, float], tuple[float, float], float]] = []
     tall = rng.uniform(5.5, 13)
-    back = street.kerb[1] + 25 if layout == "across" else 75.0
+    back = street.kerb[1] + 25 if layout == "across" else 60.0
     x = -back * 1.1
     while x < back * 1.1:  # the backdrop
-        wide = rng.uniform(8, 18)
-        if rng.random() < (0.35 if layout == "open" else 0.7):
+        wide = rng.uniform(14, 26)
+        if rng.random() < (0.3 if layout == "open" else 0.6):
             deep = back + rng.uniform(0, 8)
             boxes.append(((x, x + wide), (deep, deep + 10), rng.uniform(6, 16)))
         x += wide
     if layout == "across":
-        setback = street.kerb[1] + (rng.uniform(6.0, 10.0) if rng.random() < 0.4 else 0.0)
+        setback = street.kerb[1] + (rng.uniform(8.0, 14.0) if rng.random() < 0.3 else 0.0)
         x = -setback * 1.6 - rng.uniform(0, 8)
         gaps = rng.choice((0.0, 0.15, 0.45))
         while x < setback * 1.6:
@@ -148,12 +148,12 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
     sides = {"street": (-1, 1), "half": (int(rng.choice((-1, 1))),)}.get(layout, ())
     for side in sides:
         edge = abs(street.kerb[0] if side < 0 else street.kerb[1])
-        if not street.paved and rng.random() < 0.5:
-            edge += rng.uniform(2.5, 5.0)  # front gardens
+        if not street.paved:
+            edge += rng.uniform(3.5, 7.0)  # front gardens
         z = rng.uniform(1.5, 5)
-        while z < 70:
-            long = rng.uniform(6, 16)
-            if rng.random() > 0.13:
+        while z < 55:
+            long = rng.uniform(9, 18)
+            if rng.random() > 0.1:
                 inner = edge + rng.uniform(0, 0.8)
                 span = (inner, inner + 9.0) if side > 0 else (-inner - 9.0, -inner)
                 boxes.append((span, (z, z + long), tall * rng.uniform(0.7, 1.3)))
@@ -187,14 +187,14 @@ def _scenery(rng, planner: Planner, street, layout) -> list[Item]:
             items.append(Item(z, lambda c: paint(c, source, x, z, label), label, shadow))
 
     dense = {"street": 0.35, "half": 1.0, "open": 1.0, "across": 0.6}[layout]
-    far = street.kerb[1] + 20 if street.across else 45.0
-    for _ in range(int(rng.integers(0, 14) * dense)):  # a line of trees in the distance
+    far = street.kerb[1] + 20 if street.across else 36.0
+    for _ in range(int(rng.integers(0, 5) * dense)):  # a line of trees in the distance
         z = far + rng.uniform(0, 12)
         add(plants.paint_tree, planner.any_x(z), z)
-    for _ in range(int(rng.integers(0, 9) * dense)):  # beyond the pavements
+    for _ in range(int(rng.integers(0, 8) * dense)):  # beyond the pavements
         side, z = (
             int(rng.integers(2)),
-            planner.camera.distance(planner.camera.height * rng.uniform(0.025, 0.12)),
+            planner.camera.distance(planner.camera.height * rng.uniform(0.035, 0.12)),
         )
         out = rng.uniform(1.0, 9.0) * (1 if side else -1)
         if street.across:
@@ -222,7 +222,7 @@ def _scenery(rng, planner: Planner, street, layout) -> list[Item]:
             ends = ((x, start), (x, start + rng.uniform(5, 16)))
         middle = (ends[0][1] + ends[1][1]) / 2
         items.append(Item(middle, lambda c: plants.paint_hedge(c, source, ends, label), label))
-    for paint, share in ((plants.paint_pole, 0.35), (plants.paint_bin, 0.2)):
+    for paint, share in ((plants.paint_pole, 0.25), (plants.paint_bin, 0.2)):
         while rng.random() < share:
             place = planner.footway("car", edge=True)
             if place is not None:

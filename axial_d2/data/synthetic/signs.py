@@ -10,14 +10,13 @@ _VOID = 0
 _RED = np.array((186, 28, 34), np.float32)
 _BLUE = np.array((28, 74, 150), np.float32)
 _YELLOW = np.array((232, 186, 40), np.float32)
-_GREEN = np.array((24, 110, 74), np.float32)
 _WHITE = np.array((232, 230, 224), np.float32)
 _BLACK = np.array((30, 30, 32), np.float32)
-_KINDS = ("ban", "limit", "warning", "yield", "stop", "order", "parking", "priority", "directions")
+_KINDS = ("ban", "limit", "warning", "stop", "order", "parking", "priority")
 
 
 def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, label: int) -> int:
-    """Paints a traffic sign at (x, z) metres; one in eight shows its unlabelled back.
+    """Paints a traffic sign at (x, z) metres; one in twenty shows its unlabelled back.
 
     Returns:
         How many canvas pixels the plate took (0 for a back).
@@ -25,8 +24,8 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     kind = str(rng.choice(_KINDS))
     metre = canvas.camera.scale(z)
     foot = np.array(canvas.camera.ground(x, z))
-    size = rng.uniform(1.05, 1.4) * metre / 2  # half a plate; somewhat larger than the real ones
-    half = size * (np.array((1.5, 1.15)) if kind == "directions" else np.ones(2))
+    size = rng.uniform(1.2, 1.5) * metre / 2  # half a plate; somewhat larger than the real ones
+    half = np.full(2, size)
     tall = rng.uniform(2.1, 2.9) * metre
     lean = rng.normal(0, 0.02) * tall
     centre = foot + (lean, -tall)
@@ -38,8 +37,8 @@ def paint_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     sprite = canvas.sprite(np.array([centre - half * 1.2, centre + half * 1.2]))
     if sprite.empty:
         return 0
-    worn = rng.uniform(0.75, 1.05)
-    back = rng.random() < 0.125
+    worn = rng.uniform(0.85, 1.08)
+    back = rng.random() < 0.05
     if back:
         for color, share in ((np.full(3, 120.0), 1.0), (np.full(3, 140.0), 0.86)):
             sprite.polygon(centre + _outline(kind) * half * share, color * worn)
@@ -53,11 +52,9 @@ def _outline(kind: str) -> np.ndarray:
     """Corners (n, 2) of a plate within -1 to 1, y downwards."""
     if kind == "warning":
         return np.array([(0, -1), (1, 0.75), (-1, 0.75)], np.float64)
-    if kind == "yield":
-        return np.array([(0, 1), (1, -0.75), (-1, -0.75)], np.float64)
     if kind == "priority":
         return np.array([(0, -1), (1, 0), (0, 1), (-1, 0)], np.float64)
-    if kind in ("parking", "directions"):
+    if kind == "parking":
         return np.array([(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)], np.float64)
     corners = 8 if kind == "stop" else 18
     angles = (np.arange(corners) + 0.5) * 2 * np.pi / corners
@@ -74,15 +71,15 @@ def _front(sprite: Sprite, rng, kind: str, centre, half, worn: float) -> None:
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
         sprite.polygon(centre + corners * half, color * worn)
 
-    if kind in ("ban", "limit", "warning", "yield"):
+    if kind in ("ban", "limit", "warning"):
         plate(1.0, _RED)
-        plate(0.66, _YELLOW if rng.random() < 0.15 else _WHITE)
+        plate(0.66, _YELLOW if rng.random() < 0.1 else _WHITE)
         if kind == "limit":
             box(-0.32, -0.06, -0.32, 0.32, _BLACK)
             box(0.08, 0.34, -0.32, 0.32, _BLACK)
         elif kind == "ban":
             box(-0.55, 0.55, -0.14, 0.14, _BLACK if rng.random() < 0.5 else _RED)
-        elif kind == "warning":
+        else:
             box(-0.1, 0.1, -0.25, 0.4, _BLACK)
     elif kind == "stop":
         plate(1.0, _WHITE)
@@ -91,11 +88,6 @@ def _front(sprite: Sprite, rng, kind: str, centre, half, worn: float) -> None:
     elif kind == "priority":
         plate(1.0, _WHITE)
         plate(0.68, _YELLOW)
-    elif kind == "directions":
-        plate(1.0, _WHITE)
-        plate(0.92, (_BLUE, _GREEN, _YELLOW)[rng.integers(3)])
-        for top in (-0.55, -0.1, 0.35):
-            box(-0.65, rng.uniform(0.1, 0.65), top, top + 0.22, _WHITE)
     else:
         plate(1.0, _WHITE)
         plate(0.92, _BLUE)

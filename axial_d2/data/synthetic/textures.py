@@ -27,6 +27,7 @@ _PAINTS = (
     (96, 118, 76),
     (52, 78, 128),
     (92, 124, 168),
+    (58, 74, 138),
     (60, 128, 138),
     (104, 66, 92),
     (98, 76, 58),
@@ -69,15 +70,21 @@ def paint(
     low, high = 0, len(_PAINTS)
     if grey_share is not None:
         low, high = (0, _GREYS) if rng.random() < grey_share else (_GREYS, high)
-    color = np.array(_PAINTS[rng.integers(low, high)], np.float32)
-    grey = color.mean()
-    color = grey + (color - grey) * vividness
-    return np.clip(color * rng.uniform(0.8, 1.2) + rng.normal(0, 6, 3), 8, 247).astype(np.float32)
+    red, green, blue = _PAINTS[rng.integers(low, high)]
+    grey, light = (red + green + blue) / 3, rng.uniform(0.8, 1.2)
+    color = rng.normal(0, 6, 3).tolist()
+    for channel, value in enumerate((red, green, blue)):
+        value = (grey + (value - grey) * vividness) * light + color[channel]
+        color[channel] = min(max(value, 8.0), 247.0)
+    return np.array(color, np.float32)
 
 
 @functools.lru_cache(maxsize=1)
 def _tiles() -> tuple[np.ndarray, np.ndarray]:
-    """Two noise tiles (TILE, TILE), mean 0, deviation 1: fractal, and white. Always the same."""
+    """Two noise tiles, mean 0, deviation 1: fractal, and white. Always the same.
+
+    Each is (2 TILE, 2 TILE): four times the tile itself, so that most patches are a slice of it.
+    """
     rng = np.random.default_rng(20200317)
     fractal = np.zeros((TILE, TILE), np.float32)
     for cells in (4, 8, 16, 32, 64, 128):
@@ -89,29 +96,39 @@ def _tiles() -> tuple[np.ndarray, np.ndarray]:
         fractal += large[step:-step, step:-step] * (4 / cells) ** 0.55
     fractal = (fractal - fractal.mean()) / fractal.std()
     white = rng.standard_normal((TILE, TILE), dtype=np.float32)
-    return fractal, white
+    return np.tile(fractal, (2, 2)), np.tile(white, (2, 2))
 
 
 def fractal_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Smooth noise (deviation about 1) at cells (u, v) of an endless plane; largest blots 128."""
-    tile = _tiles()[0]
-    return tile[v.astype(np.int32) & (TILE - 1), u.astype(np.int32) & (TILE - 1)]
+    return _at(_tiles()[0], u, v)
 
 
 def white_at(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Noise (deviation 1) without relation between the cells (u, v) of an endless plane."""
-    tile = _tiles()[1]
-    return tile[v.astype(np.int32) & (TILE - 1), u.astype(np.int32) & (TILE - 1)]
+    return _at(_tiles()[1], u, v)
+
+
+def _at(tile: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    row, column = v.astype(np.int32) & (TILE - 1), u.astype(np.int32) & (TILE - 1)
+    return tile.ravel().take(row * (2 * TILE) + column)
 
 
 def noise_patch(
     rng: np.random.Generator, height: int, width: int, *, step: float = 1.0, white: bool = False
 ) -> np.ndarray:
-    """A patch (height, width) of noise from a random place of the tile, `step` cells a pixel."""
-    rows = np.arange(height, dtype=np.float32) * step + rng.integers(TILE)
-    columns = np.arange(width, dtype=np.float32) * step + rng.integers(TILE)
-    take = np.ix_(rows.astype(np.int32) & (TILE - 1), columns.astype(np.int32) & (TILE - 1))
-    return _tiles()[int(white)][take]
+    """A patch (height, width) of noise from a random place of the tile, `step` cells a pixel.
+
+    It may be a view of the tile: not to be written to.
+    """
+    row, column = rng.integers(TILE, size=2).tolist()
+    tile = _tiles()[int(white)]
+    if max(height, width) * step <= TILE and step == int(step):
+        step = int(step)
+        return tile[row : row + height * step : step, column : column + width * step : step]
+    rows = (np.arange(height, dtype=np.float32) * step + row).astype(np.int32) & (TILE - 1)
+    columns = (np.arange(width, dtype=np.float32) * step + column).astype(np.int32) & (TILE - 1)
+    return tile[rows].take(columns, axis=1)
 
 
 def hash01(number: np.ndarray) -> np.ndarray:

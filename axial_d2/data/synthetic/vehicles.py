@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
 import numpy as np
 
@@ -29,23 +31,17 @@ _CARS = {
         (1.45, 1.58),
         ((-0.48, 0.2), (-0.5, 0.5), (-0.46, 0.64), (-0.36, 0.97), (0.08, 1.0), (0.26, 0.64)),
     ),
-    "estate": (
-        (4.4, 4.8),
-        (1.45, 1.55),
-        ((-0.49, 0.2), (-0.5, 0.5), (-0.48, 0.64), (-0.4, 0.97), (0.06, 1.0), (0.22, 0.66)),
-    ),
     "off-roader": (
         (4.2, 4.7),
         (1.7, 1.88),
         ((-0.48, 0.22), (-0.5, 0.5), (-0.48, 0.62), (-0.43, 0.98), (0.06, 1.0), (0.2, 0.66)),
     ),
-    "van": (
-        (4.4, 4.9),
-        (1.85, 2.05),
-        ((-0.49, 0.16), (-0.5, 0.45), (-0.49, 0.55), (-0.46, 0.98), (0.2, 1.0), (0.36, 0.6)),
-    ),
 }
 _NOSE = ((0.44, 0.54), (0.5, 0.42), (0.49, 0.2))
+
+
+_ANGLES = np.arange(14) * (2 * np.pi / 14)
+_WHEEL = np.stack([np.cos(_ANGLES), np.sin(_ANGLES), np.zeros(14)], axis=1)  # (along, up, right)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +54,16 @@ class Pose:
 
     def world(self, points) -> np.ndarray:
         """Points (n, 3) as (along, up, to the right) metres to world points (n, 3)."""
-        along, up, right = np.asarray(points, np.float64).T
-        sine, cosine = np.sin(self.heading), np.cos(self.heading)
-        x = self.x + along * sine + right * cosine
-        return np.stack([x, up, self.z + along * cosine - right * sine], axis=1)
+        return np.asarray(points, np.float64) @ self._turn + self._origin
+
+    @functools.cached_property
+    def _turn(self) -> np.ndarray:
+        sine, cosine = math.sin(self.heading), math.cos(self.heading)
+        return np.array(((sine, 0.0, cosine), (0.0, 1.0, 0.0), (cosine, 0.0, -sine)))
+
+    @functools.cached_property
+    def _origin(self) -> np.ndarray:
+        return np.array((self.x, 0.0, self.z))
 
 
 class _Solid:
@@ -83,14 +85,14 @@ class _Solid:
     def visible(self, points) -> bool:
         """Whether a face, given by points of the solid, is turned to the camera."""
         world = self.pose.world(points)
-        normal = np.cross(world[1] - world[0], world[2] - world[0])
-        centre = world.mean(axis=0)
-        if np.dot(normal, centre - self.middle) < 0:
-            normal = -normal
-        return bool(np.dot(normal, np.array((0, self.camera.eye, 0)) - centre) > 0)
+        (a, b, c), (d, e, f) = (world[1] - world[0]).tolist(), (world[2] - world[0]).tolist()
+        normal = np.array((b * f - c * e, c * d - a * f, a * e - b * d))
+        centre = world.sum(axis=0) / len(world)
+        outwards = normal @ (centre - self.middle)
+        return bool(outwards * (normal @ ((0, self.camera.eye, 0) - centre)) > 0)
 
     def distance(self, points) -> float:
-        return float(np.linalg.norm(self.pose.world(points).mean(axis=0)))
+        return math.hypot(*(self.pose.world(points).sum(axis=0) / len(points)).tolist())
 
     def draw(self, points, color) -> None:
         self.sprite.polygon(self.camera.project(self.pose.world(points)), color)
@@ -99,26 +101,19 @@ class _Solid:
         self, along: float, radius: float, side: float, rim: np.ndarray | None = None
     ) -> None:
         """Draws a wheel at `side` metres from the middle line; without `rim` the tyre alone."""
-        angles = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+        centre = np.array((along, radius, side))
         rings = ((1.0, _TYRE), (0.62, rim), (0.2, _TYRE))
         for share, color in rings[: 1 if rim is None else 3]:
-            ring = [
-                (along + radius * share * np.cos(t), radius + radius * share * np.sin(t), side)
-                for t in angles
-            ]
-            self.draw(ring, color)
+            self.draw(centre + _WHEEL * (radius * share), color)
 
 
 def _on_quad(corners, u0, u1, w0, w1):
     """Part of a face between two cross bars: u along the profile 0..1, w across -1..1."""
-    start_left, end_left, end_right, start_right = (np.array(c, np.float64) for c in corners)
-
-    def at(u, w):
-        left = start_left + (end_left - start_left) * u
-        right = start_right + (end_right - start_right) * u
-        return left + (right - left) * (w + 1) / 2
-
-    return [at(u0, w0), at(u1, w0), at(u1, w1), at(u0, w1)]
+    shares = []  # of the corners: start left, end left, end right, start right
+    for u, w in ((u0, w0), (u1, w0), (u1, w1), (u0, w1)):
+        right = (w + 1) / 2
+        shares.append(((1 - u) * (1 - right), u * (1 - right), u * right, (1 - u) * right))
+    return np.array(shares) @ corners
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,15 +133,16 @@ def sample_car(rng: np.random.Generator, sky: np.ndarray) -> CarLook:
     """Draws a car; `sky` (3,) is mirrored in its windows."""
     kind = str(rng.choice(list(_CARS)))
     length, height, _ = _CARS[kind]
-    body = textures.paint(rng, 1.3, grey_share=0.3)
-    glass = blend(np.full(3, rng.uniform(22, 50), np.float32), sky, rng.uniform(0.05, 0.5))
+    body = textures.paint(rng, 1.6, grey_share=0.25)
+    body *= max(95 / body.mean(), 1.0)  # none as dark as its tyres and the road
+    glass = blend(np.full(3, rng.uniform(22, 50), np.float32), sky, rng.uniform(0.05, 0.35))
     return CarLook(
         kind=kind,
         size=(rng.uniform(*length), rng.uniform(1.7, 1.9), rng.uniform(*height)),
         body=body,
         glass=glass,
         rim=np.full(3, rng.uniform(70, 200), np.float32),
-        trim=np.full(3, rng.uniform(25, 60), np.float32) if rng.random() < 0.4 else body * 0.75,
+        trim=np.full(3, rng.uniform(25, 60), np.float32) if rng.random() < 0.2 else body * 0.75,
         roof=body if rng.random() < 0.85 else np.full(3, rng.uniform(20, 60), np.float32),
     )
 
@@ -163,10 +159,7 @@ def paint_car(
     belt = profile[2, 1]
     narrow = 1 - 0.24 * np.clip((profile[:, 1] - belt) / max(height - belt, 0.1), 0, 1)
     half = width / 2 * narrow
-    sides = {
-        side: [(a, h, side * w) for (a, h), w in zip(profile, half, strict=True)]
-        for side in (-1, 1)
-    }
+    sides = np.stack([np.column_stack([profile, side * half]) for side in (-1, 1)])
     radius = 0.33 if height < 1.65 else 0.37
     axles = (-0.31 * length, 0.32 * length)
     for side in (-1, 1):  # what shows of the wheels under the car
@@ -178,7 +171,7 @@ def paint_car(
             ("tail", "deck", "rear glass", "roof", "windscreen", "hood", "nose", "front")
         )
     ]
-    faces += [(sides[-1], "side"), (sides[1], "side")]
+    faces += [(side, "side") for side in sides]
     faces = [face for face in faces if solid.visible(face[0])]
     for points, kind in sorted(faces, key=lambda face: -solid.distance(face[0])):
         _car_face(solid, look, points, kind)
@@ -191,7 +184,8 @@ def paint_car(
 
 
 def _edge(sides, i):
-    return [sides[-1][i], sides[-1][i + 1], sides[1][i + 1], sides[1][i]]
+    """The face (4, 3) between both sides (2, n, 3) from point i of the profile to the next."""
+    return sides[(0, 0, 1, 1), (i, i + 1, i + 1, i)]
 
 
 def _car_face(solid: _Solid, look: CarLook, points, kind: str) -> None:
@@ -214,7 +208,7 @@ def _car_face(solid: _Solid, look: CarLook, points, kind: str) -> None:
         for w in (-0.95, 0.55):
             solid.draw(_on_quad(points, 0.15, 0.9, w, w + 0.4), _LAMP)
     elif kind == "side":
-        outline = np.array(points)
+        outline = points
         cabin = outline[2:6]
         centre = cabin.mean(axis=0)
         pane = centre + (cabin - centre) * 0.8
@@ -231,15 +225,15 @@ def _car_face(solid: _Solid, look: CarLook, points, kind: str) -> None:
 
 def sample_bus(rng: np.random.Generator, sky: np.ndarray) -> CarLook:
     """Draws a bus: one or two decks, 7 to 10 metres long."""
-    double = rng.random() < 0.25
-    body = textures.paint(rng, 1.3, grey_share=0.15)
+    double = rng.random() < 0.1
+    body = textures.paint(rng, 1.6, grey_share=0.05)
     return CarLook(
         kind="double" if double else "single",
         size=(rng.uniform(7, 10), rng.uniform(2.3, 2.5), 4.1 if double else rng.uniform(2.8, 3.1)),
         body=body,
         glass=blend(np.full(3, rng.uniform(22, 50), np.float32), sky, rng.uniform(0.05, 0.45)),
         rim=np.full(3, rng.uniform(70, 190), np.float32),
-        trim=textures.paint(rng, 1.2),
+        trim=np.full(3, rng.uniform(205, 240), np.float32),
         roof=np.clip(body * 0.6 + 90, 0, 240),
     )
 
@@ -254,13 +248,13 @@ def paint_bus(
         return 0
     a, w, low = length / 2, width / 2, 0.32
     profile = ((-a, low), (-a, height), (a - 0.15, height), (a, low))
-    sides = {side: [(x, h, side * w) for x, h in profile] for side in (-1, 1)}
+    sides = np.array([[(x, h, side * w) for x, h in profile] for side in (-1, 1)])
     axles = (-0.27 * length, 0.33 * length)
     for side in (-1, 1):
         for axle in axles:
             solid.wheel(axle, 0.48, side * w * 0.9)
     faces = [(_edge(sides, i), kind) for i, kind in enumerate(("tail", "roof", "front"))]
-    faces += [(sides[-1], "side"), (sides[1], "side")]
+    faces += [(side, "side") for side in sides]
     faces = [face for face in faces if solid.visible(face[0])]
     for points, kind in sorted(faces, key=lambda face: -solid.distance(face[0])):
         solid.draw(points, look.roof if kind == "roof" else look.body * _BUS_LIGHT[kind])
@@ -313,8 +307,7 @@ def _bus_end(solid: _Solid, look: CarLook, points, kind: str) -> None:
         glass_low, glass_high = (0.24, 0.5) if front else (0.32, 0.48)
     part(glass_low, glass_high, -0.92, 0.92, look.glass)
     part(0.88, 0.97, -0.7, 0.7, _TYRE)
-    if front:
-        part(0.9, 0.95, -0.5, 0.5, np.array((240, 170, 40), np.float32))
+    part(0.9, 0.95, -0.5, 0.5, np.array((240, 170, 40), np.float32))
     part(0.0, 0.08, -1, 1, look.trim * 0.8)
     for left in (-0.92, 0.68):
         part(0.12, 0.2, left, left + 0.24, _LAMP if front else _TAIL)
