@@ -1,7 +1,8 @@
-"""Measures axial_d2 against Detectron2, alternating in one process.
+"""Measures axial_d2 against Detectron2 or its own reference, alternating in one process.
 
     python tools/benchmark.py merging --size 1024 2048 --instances 100 --json merging.json
     python tools/benchmark.py targets --segments 60 --threads 1 --json targets.json
+    python tools/benchmark.py attention --size 32 64 --channels 32 --heads 2 --baseline blocked
 
 Time: after one warm-up of each, ours and the baseline take turns; printed are medians, the spread
 (smallest to largest) and the ratio of the medians. Memory: a fresh process for each makes the
@@ -116,7 +117,38 @@ def targets(size: tuple[int, int], options: argparse.Namespace) -> Contest:
     return Contest(lambda: ours(panoptic, infos), lambda: baseline(panoptic, infos), agree)
 
 
-CONTESTS = {"merging": merging, "targets": targets}
+def attention(size: tuple[int, int], options: argparse.Namespace) -> Contest:
+    """One attention layer in training, forward and backward, on a feature map of that size."""
+    from axial_d2 import ops
+    from axial_d2.layers import AxialAttention1d
+
+    torch.manual_seed(options.seed)
+    channels = options.channels
+    layer = AxialAttention1d(
+        in_channels=channels,
+        out_channels=channels,
+        axis=options.axis,
+        num_heads=options.heads,
+        span=options.span,
+    )
+    x = torch.randn(options.batch, channels, *size).to(memory_format=torch.channels_last)
+    x.requires_grad_()
+    wave = torch.randn(options.batch, channels, *size)
+
+    def step(backend: str) -> tuple[torch.Tensor, ...]:
+        with ops.use_backend(backend):
+            y = layer(x)
+            return y.detach(), *torch.autograd.grad((y * wave).sum(), [x, layer.qkv.weight])
+
+    def agree(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+        # Single precision, sums in another order.
+        pairs = zip(a, b, strict=True)
+        return all((one - other).abs().max() < 1e-4 * other.abs().max() for one, other in pairs)
+
+    return Contest(lambda: step(options.backend), lambda: step(options.baseline), agree)
+
+
+CONTESTS = {"merging": merging, "targets": targets, "attention": attention}
 
 
 def measure_times(contest: Contest, repeats: int) -> dict[str, list[float]]:
@@ -176,13 +208,19 @@ def _resident(field: str) -> int:
     return int(status.split(field + ":")[1].split()[0]) * 1024
 
 
+# Options that say how is measured, or that the record has already.
+_NOT_OF_THE_CONTEST = {
+    "what", "size", "repeats", "threads", "json", "no_memory", "only_memory_of"
+}  # fmt: skip
+
+
 def run(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
     """Measures one contest; the record that is printed and written."""
     contest = CONTESTS[options.what](tuple(options.size), options)
     if not contest.agree(contest.ours(), contest.baseline()):  # the warm-up as well
         raise RuntimeError(f"{options.what}: ours and the baseline do not give the same result")
     record: dict[str, Any] = {"what": options.what, "size": options.size, "same_result": True}
-    record |= {k: getattr(options, k) for k in ("instances", "segments") if hasattr(options, k)}
+    record |= {k: v for k, v in vars(options).items() if k not in _NOT_OF_THE_CONTEST}
     for name, seconds in measure_times(contest, options.repeats).items():
         median, low, high = statistics.median(seconds), min(seconds), max(seconds)
         record[name] = {"seconds": seconds, "median": median, "min": low, "max": high}
@@ -242,7 +280,22 @@ def argument_parser() -> argparse.ArgumentParser:
         add("--only-memory-of", choices=("ours", "baseline"), help=argparse.SUPPRESS)
     commands.choices["merging"].add_argument("--instances", type=_positive, default=100)
     commands.choices["targets"].add_argument("--segments", type=_positive, default=60)
+    _add_attention(commands.choices["attention"])
     return parser
+
+
+def _add_attention(command: argparse.ArgumentParser) -> None:
+    from axial_d2 import ops
+
+    command.set_defaults(size=[32, 64])
+    add, backends = command.add_argument, ("auto", *ops.BACKENDS)
+    add("--batch", type=_positive, default=4)
+    add("--channels", type=_positive, default=32, help="in and out; the values' of all heads")
+    add("--heads", type=_positive, default=2)
+    add("--axis", choices=("height", "width"), default="width")
+    add("--span", type=int, default=0, help="odd, or 0 for the whole strip")
+    add("--backend", choices=backends, default="auto", help="ours")
+    add("--baseline", choices=backends, default="reference")
 
 
 def _positive(text: str) -> int:

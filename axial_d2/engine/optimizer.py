@@ -41,9 +41,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         SetupError: an unknown optimiser.
     """
     solver = cfg.SOLVER
+    # On the CPU the plain one takes three times as long. On a GPU a fused one would unscale the
+    # gradients of mixed precision itself, after they have been clipped.
+    fused = cfg.MODEL.DEVICE == "cpu"
     builders: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
-        "ADAM": (torch.optim.Adam, {"fused": True}),
-        "ADAMW": (torch.optim.AdamW, {"fused": True}),
+        "ADAM": (torch.optim.Adam, {"fused": fused}),
+        "ADAMW": (torch.optim.AdamW, {"fused": fused}),
         "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
     }
     name = solver.OPTIMIZER.upper()

@@ -81,7 +81,7 @@ def axial_attention(
     _check_inputs(q, k, query_table, key_table, logit_scale)
     _check_values(q, v, query_table, value_table)
     span = check_span(span, q.shape[2])
-    chosen = choose_backend(backend, AttentionSizes(q, v, span))
+    chosen = choose_backend(backend, _sizes(q, v, span, query_table, key_table, value_table))
     record(chosen.name)
     return chosen.axial_attention(
         q, k, v, query_table, key_table, value_table, logit_scale=logit_scale, span=span
@@ -125,15 +125,23 @@ def normalized_axial_attention(
     _check_inputs(q, k, query_table, key_table, None)
     _check_values(q, v, query_table, value_table)
     span = check_span(span, q.shape[2])
-    chosen = choose_backend(backend, AttentionSizes(q, v, span))
+    chosen = choose_backend(backend, _sizes(q, v, span, query_table, key_table, value_table))
     record(chosen.name)
     tables = (query_table, key_table, value_table)
+
+    def checked_scale(mean: Tensor, variance: Tensor, count: int) -> Tensor:
+        scale = scale_of(mean, variance, count)
+        _check_scale(scale, q, "scale_of's result")
+        return scale
+
     if chosen.normalized_axial_attention is not None:
-        return chosen.normalized_axial_attention(q, k, v, *tables, scale_of=scale_of, span=span)
+        return chosen.normalized_axial_attention(
+            q, k, v, *tables, scale_of=checked_scale, span=span
+        )
     # Sums over millions of logits: not in half precision, whatever autocast says.
     with torch.autocast(q.device.type, enabled=False):
         inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
-        scale = scale_of(*chosen.logit_moments(*inputs, span=span))
+        scale = checked_scale(*chosen.logit_moments(*inputs, span=span))
     return chosen.axial_attention(q, k, v, *tables, logit_scale=scale, span=span)
 
 
@@ -165,7 +173,7 @@ def logit_moments(
     """
     _check_inputs(q, k, query_table, key_table, None)
     span = check_span(span, q.shape[2])
-    chosen = choose_backend(backend, AttentionSizes(q, q, span))
+    chosen = choose_backend(backend, _sizes(q, q, span, query_table, key_table))
     return chosen.logit_moments(q, k, query_table, key_table, span=span)
 
 
@@ -192,6 +200,11 @@ def check_span(span: int | None, length: int | None = None) -> int | None:
     return int(span)
 
 
+def _sizes(q: Tensor, v: Tensor, span: int | None, *tables: Tensor) -> AttentionSizes:
+    folded = any(table.dim() == 3 for table in tables)
+    return AttentionSizes(q, v, q.shape[1] if folded else 1, span)
+
+
 def _check_inputs(
     q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, logit_scale: Tensor | None
 ) -> None:
@@ -201,8 +214,13 @@ def _check_inputs(
         raise ValueError(f"k: expected q's shape {tuple(q.shape)}, got {tuple(k.shape)}")
     _check_table("query_table", query_table, q.shape[1], q.shape[3])
     _check_table("key_table", key_table, q.shape[1], q.shape[3], query_table.shape[-2])
-    if logit_scale is not None and logit_scale.shape != (3, q.shape[1]):
-        raise ValueError(f"logit_scale: expected {(3, q.shape[1])}, got {tuple(logit_scale.shape)}")
+    if logit_scale is not None:
+        _check_scale(logit_scale, q, "logit_scale")
+
+
+def _check_scale(scale: Tensor, q: Tensor, name: str) -> None:
+    if scale.shape != (3, q.shape[1]):
+        raise ValueError(f"{name}: expected {(3, q.shape[1])}, got {tuple(scale.shape)}")
 
 
 def _check_values(q: Tensor, v: Tensor, query_table: Tensor, value_table: Tensor) -> None:

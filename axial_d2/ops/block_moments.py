@@ -40,9 +40,7 @@ def logit_moments(
     Returns:
         Mean (3, G), biased variance (3, G), count.
     """
-    length = q.shape[2]
-    half = length - 1 if span is None else min(span // 2, length - 1)
-    pairs = length * (2 * half + 1) - half * (half + 1)  # the band, less its two cut corners
+    pairs = reference.pairs_in_band(q.shape[2], span)
     mean, variance = _Moments.apply(q, k, query_rows, key_rows, span, blocks, pairs)
     return mean, variance, q.shape[1] * pairs
 

@@ -16,11 +16,13 @@ class AttentionSizes:
     Attributes:
         query: (B, G, L, Dq), the queries; their shape, dtype and device are what matters.
         value: (B, G, L, Dv), the values.
+        tables: 1 where the heads share the position tables, else G.
         span: odd number of keys around a query, None for the whole strip.
     """
 
     query: Tensor
     value: Tensor
+    tables: int
     span: int | None
 
 
@@ -50,7 +52,7 @@ BACKENDS: dict[str, Backend] = {
         name="kept",
         axial_attention=kept.axial_attention,
         logit_moments=kept.logit_moments,
-        why_not=lambda sizes: kept.why_not(sizes.query),
+        why_not=lambda sizes: kept.why_not(sizes.query, sizes.value, sizes.tables),
         normalized_axial_attention=kept.normalized_axial_attention,
     ),
     "blocked": Backend(
@@ -92,7 +94,7 @@ def choose_backend(name: str, sizes: AttentionSizes) -> Backend:
     check_backend_name(name)
     reason = BACKENDS[name].why_not(sizes)
     if reason is not None:
-        raise ValueError(f"backend {name!r} can't run here: {reason}")
+        raise ValueError(f"backend {name!r} can't run here: {reason}; 'auto' takes one that can")
     return BACKENDS[name]
 
 

@@ -25,19 +25,28 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from axial_d2.ops import reference
 from axial_d2.ops.reference import at_least_single
 
-# Logits of a layer up to which its four maps are kept: 32 MB a layer in single precision.
-MOST_LOGITS = 1 << 21
+# Numbers up to which a layer's maps and the rows they were made with are kept: 32 MB in single
+# precision. The backward pass has about as many again while it runs.
+MOST_KEPT = 1 << 23
 # Matrix products with fewer columns than this are several times faster with the factors exchanged
 # and transposed (measured with MKL on AVX2: 8 columns 4 times, 16 columns not at all).
 _NARROW = 16
 
 
-def why_not(q: Tensor) -> str | None:
-    """The reason why the maps of queries (B, G, L, D) are too large to keep, or None."""
-    logits = q.shape[0] * q.shape[1] * q.shape[2] ** 2
-    if logits <= MOST_LOGITS:
+def why_not(q: Tensor, v: Tensor, tables: int) -> str | None:
+    """The reason why there is too much to keep, or None.
+
+    Args:
+        q: (B, G, L, Dq).
+        v: (B, G, L, Dv).
+        tables: T, 1 where the heads share them, else G.
+    """
+    strips, heads, length, depth = q.shape
+    # Four maps; the rows that each place meets of three tables.
+    kept = length**2 * (4 * strips * heads + tables * (2 * depth + v.shape[3]))
+    if kept <= MOST_KEPT:
         return None
-    return f"it would keep four maps of {logits} logits, more than {MOST_LOGITS}"
+    return f"it would keep {kept} numbers of one layer, more than {MOST_KEPT}"
 
 
 def axial_attention(
@@ -64,8 +73,9 @@ def logit_moments(
 ) -> tuple[Tensor, Tensor, int]:
     """The moments; see `axial_d2.ops.logit_moments`. Differentiable once."""
     with torch.autocast(q.device.type, enabled=False):
-        mean, variance, count, _ = _Logits.of(q, k, query_table, key_table, span).moments()
-    return mean.to(q.dtype), variance.to(q.dtype), count
+        logits = _Logits.of(q, k, query_table, key_table, span)
+        mean, variance, _ = logits.moments()
+    return mean.to(q.dtype), variance.to(q.dtype), logits.count
 
 
 def normalized_axial_attention(
@@ -82,8 +92,8 @@ def normalized_axial_attention(
     """See `axial_d2.ops.normalized_axial_attention`. Differentiable once."""
     with torch.autocast(q.device.type, enabled=False):
         logits = _Logits.of(q, k, query_table, key_table, span)
-        mean, variance, count, maps = logits.moments()
-        scale = scale_of(mean, variance, count)
+        mean, variance, maps = logits.moments()
+        scale = scale_of(mean, variance, logits.count)
         return logits.attention(v, value_table, scale, maps)
 
 
@@ -110,6 +120,7 @@ class _Logits(NamedTuple):
         query_rows: (T, L, D, L), [table, query, :, key], from `_windows`.
         key_rows: (T, L, D, L), [table, key, :, query].
         inside: (L, L) float, 1 within the span, 0 outside; None for the whole strip.
+        count: pairs of query and key within the span, over all strips.
     """
 
     q: Tensor
@@ -117,6 +128,7 @@ class _Logits(NamedTuple):
     query_rows: Tensor
     key_rows: Tensor
     inside: Tensor | None
+    count: int
 
     @classmethod
     def of(
@@ -131,15 +143,13 @@ class _Logits(NamedTuple):
             _windows(query_table, length),
             _windows(key_table, length, by_key=True),
             None if span is None else reference.band(length, span, q.device).to(q.dtype),
+            q.shape[0] * reference.pairs_in_band(length, span),
         )
 
-    def moments(self) -> tuple[Tensor, Tensor, int, _Maps]:
-        """Mean (3, G), biased variance (3, G), count, and the maps less their mean."""
-        length = self.q.shape[2]
-        pairs = length**2 if self.inside is None else int(self.inside.sum())
-        count = self.q.shape[1] * pairs
-        mean, variance, *maps = _Moments.apply(*self, count)
-        return mean, variance, count, _Maps(*maps)
+    def moments(self) -> tuple[Tensor, Tensor, _Maps]:
+        """Mean (3, G), biased variance (3, G), and the maps less their mean."""
+        mean, variance, *maps = _Moments.apply(*self)
+        return mean, variance, _Maps(*maps)
 
     def attention(
         self, v: Tensor, value_table: Tensor, scale: Tensor, maps: _Maps | None = None
@@ -154,7 +164,7 @@ class _Logits(NamedTuple):
                 all the same.
         """
         results = _Attention.apply(
-            *self,
+            *self[:5],
             at_least_single(v).transpose(0, 1).contiguous(),
             _windows(at_least_single(value_table), v.shape[2]),
             scale.to(self.q.dtype),
@@ -209,9 +219,11 @@ class _Moments(torch.autograd.Function):
             _keep_inside(ones, inside)
             parts.append((ones, mean_grad / ctx.count))
         totals: list[Tensor | None] = [None] * 4
-        for part, factor in parts:
-            grads, _ = _gradients(q, k, query_rows, key_rows, part, factor)
-            totals = [g if t is None else t + g for t, g in zip(totals, grads, strict=True)]
+        # The region of the forward pass may still be open.
+        with torch.autocast(q.device.type, enabled=False):
+            for part, factor in parts:
+                grads, _ = _gradients(q, k, query_rows, key_rows, part, factor)
+                totals = [g if t is None else t + g for t, g in zip(totals, grads, strict=True)]
         return *totals, None, None
 
 
@@ -243,18 +255,15 @@ class _Attention(torch.autograd.Function):
         weights = logits.softmax(dim=-1)
         content = _product(weights, v)
         position = _product(_by_place(weights, len(value_rows)), value_rows.mT)  # (T, L, M, Dv)
-        position = _by_strip(position, q).contiguous()
-        ctx.save_for_backward(
-            q, k, query_rows, key_rows, v, value_rows, scale, weights, content, position
-        )
-        return content, position
+        ctx.save_for_backward(q, k, query_rows, key_rows, v, value_rows, scale, weights)
+        return content, _by_strip(position, q).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        *inputs, v, value_rows, scale, weights, content, position = ctx.saved_tensors
+        *inputs, v, value_rows, scale, weights = ctx.saved_tensors
         # The region of the forward pass may still be open.
         with torch.autocast(v.device.type, enabled=False):
             content_grad, position_grad = content_grad.contiguous(), position_grad.contiguous()
@@ -265,9 +274,8 @@ class _Attention(torch.autograd.Function):
 
             logits_grad = content_grad @ v.mT  # (G, B, L, L), of the weights so far
             logits_grad += _by_strip(by_place @ value_rows, v)
-            # sum_j w_ij dw_ij, without the map.
-            level = (content_grad * content).sum(dim=-1) + (position_grad * position).sum(dim=-1)
-            logits_grad -= level[..., None]
+            # From the map, not from the results: so the rows add up to 0 as rounded, too.
+            logits_grad -= torch.linalg.vecdot(logits_grad, weights)[..., None]
             logits_grad *= weights
 
             # [head, strip, query, key] to [table, key, strip, query].

@@ -55,6 +55,12 @@ def band(length: int, span: int | None, device: torch.device | None = None) -> T
     return (position[None, :] - position[:, None]).abs() <= span // 2
 
 
+def pairs_in_band(length: int, span: int | None) -> int:
+    """How many pairs `band` holds."""
+    half = length - 1 if span is None else min(span // 2, length - 1)
+    return length * (2 * half + 1) - half * (half + 1)  # the band, less its two cut corners
+
+
 def lookup(table: Tensor, rows: Tensor) -> Tensor:
     """Looks a position table up for every pair.
 

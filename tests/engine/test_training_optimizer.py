@@ -59,6 +59,15 @@ def test_optimisers_step(name, kind):
     assert (net.weight < before).all()
 
 
+def test_a_fused_optimiser_is_for_the_cpu_alone():
+    """On a GPU it would take the scale of mixed precision on itself, after the clipping."""
+    net = nn.Linear(2, 1)
+    for device, fused in (("cpu", True), ("cuda", False)):
+        optimizer = build_optimizer(config("MODEL.DEVICE", device), net)
+        assert optimizer.param_groups[0]["fused"] is fused
+        assert bool(getattr(optimizer, "_step_supports_amp_scaling", False)) is fused
+
+
 def test_sgd_has_momentum_and_nesterov():
     cfg = config("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.8, "SOLVER.NESTEROV", True)
     group = build_optimizer(cfg, nn.Linear(2, 1)).param_groups[0]

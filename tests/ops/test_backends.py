@@ -13,18 +13,27 @@ FAST = [name for name in ops.BACKENDS if name != "reference"]
 CASES = [(3, 1, 2, None), (4, 7, 9, None), (5, 13, 4, None), (3, 11, 20, 5), (2, 6, 3, 3)]
 
 
-def draw(strips: int, length: int, distance: int, folded: bool) -> list[Tensor]:
+def draw(
+    strips: int,
+    length: int,
+    distance: int,
+    folded: bool | tuple[bool, bool, bool],
+    *,
+    heads: int = 2,
+    depth: int = 3,
+    value_depth: int = 6,
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(7)
-    heads, depth = 2, 3
-    table = (heads, 2 * distance + 1) if folded else (2 * distance + 1,)
+    by_table = (folded,) * 3 if isinstance(folded, bool) else folded
+    tables = [(heads, 2 * distance + 1) if f else (2 * distance + 1,) for f in by_table]
     strip = (strips, heads, length)
     shapes = [
         (*strip, depth),
         (*strip, depth),
-        (*strip, 2 * depth),
-        (*table, depth),
-        (*table, depth),
-        (*table, 2 * depth),
+        (*strip, value_depth),
+        (*tables[0], depth),
+        (*tables[1], depth),
+        (*tables[2], value_depth),
         (3, heads),
     ]
     return [
@@ -86,6 +95,64 @@ def test_equals_the_reference(
     expected, got = run("reference", inputs, span), run(backend, inputs, span)
     for one, other in zip([*expected[0], *expected[1]], [*got[0], *got[1]], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("span", [None, 5])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize(("depth", "value_depth"), [(1, 1), (16, 17), (20, 5)])
+@pytest.mark.parametrize(
+    "folded", [(False, True, False), (True, False, True), (False, False, True)]
+)
+def test_equals_the_reference_at_any_depth_and_with_some_tables_folded(
+    backend: str,
+    span: int | None,
+    heads: int,
+    depth: int,
+    value_depth: int,
+    folded: tuple[bool, bool, bool],
+) -> None:
+    inputs = draw(3, 7, 4, folded, heads=heads, depth=depth, value_depth=value_depth)
+    expected, got = run("reference", inputs, span), run(backend, inputs, span)
+    for one, other in zip([*expected[0], *expected[1]], [*got[0], *got[1]], strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_results_may_be_changed_in_place(backend: str) -> None:
+    *inputs, _ = draw(2, 5, 6, False)
+    content, position = ops.axial_attention(*inputs, backend=backend)
+    content += position
+    content.sum().backward()
+    assert all(t.grad is not None for t in inputs)
+
+
+@pytest.mark.parametrize("backend", [*FAST, "reference"])
+def test_scales_of_the_wrong_shape_are_refused(backend: str) -> None:
+    *inputs, _ = draw(2, 5, 6, False)
+    with pytest.raises(ValueError, match=r"scale_of's result: expected \(3, 2\), got \(2,\)"):
+        ops.normalized_axial_attention(
+            *inputs, scale_of=lambda mean, variance, count: mean[0], backend=backend
+        )
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_gradients_keep_their_precision_where_keys_and_values_have_a_mean(backend: str) -> None:
+    inputs = draw(6, 65, 64, False)
+    for i in (1, 2):
+        inputs[i] = (inputs[i].detach() + 3).requires_grad_()
+    *tensors, scale = inputs
+
+    def gradient(name: str, dtype: torch.dtype) -> Tensor:
+        cast = [t.detach().to(dtype).requires_grad_() for t in tensors]
+        results = ops.axial_attention(*cast, logit_scale=0.1 * scale.to(dtype), backend=name)
+        wave = torch.sin(torch.arange(results[0].numel()).view_as(results[0]) + 1.0).to(dtype)
+        sum((r * wave).sum() for r in results).backward()
+        return cast[0].grad.double()
+
+    exact = gradient("reference", torch.float64)
+    errors = [(gradient(b, torch.float32) - exact).norm() for b in ("reference", backend)]
+    assert errors[1] <= 2 * errors[0]
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -189,29 +256,41 @@ def test_maps_are_kept_only_where_they_are_small() -> None:
     with ops.record_backends() as ran:
         ops.axial_attention(*inputs, logit_scale=scale)
     assert ran == ["kept"]
-    # One strip too many: the last that fits has MOST_LOGITS logits.
-    length = 64
-    strips = kept.MOST_LOGITS // length**2 + 1
-    large = [torch.zeros(strips, 1, length, d) for d in (1, 1, 2)]
+    # 64^2 times (4 maps of 511 strips, and rows of 1 + 1 + 2 channels) is MOST_KEPT to the number.
+    large = [torch.zeros(512, 1, 64, d) for d in (1, 1, 2)]
     tables = [torch.zeros(3, d) for d in (1, 1, 2)]
     with ops.record_backends() as ran:
         ops.axial_attention(*(t[1:] for t in large), *tables)
         ops.axial_attention(*large, *tables)
     assert ran == ["kept", "blocked"]
-    with pytest.raises(ValueError, match="'kept' can't run here: .* four maps of 2101248 logits"):
+    message = f"'kept' can't run here: .* {4 * 64**2 * 513} numbers .* more than {kept.MOST_KEPT}; "
+    with pytest.raises(ValueError, match=message):
         ops.axial_attention(*large, *tables, backend="kept")
+    # Few strips, long and deep: small maps, but a row of each table for every pair.
+    thin = [torch.zeros(1, 1, 400, d) for d in (32, 32, 64)]
+    with ops.record_backends() as ran:
+        ops.axial_attention(*thin, *(torch.zeros(3, d) for d in (32, 32, 64)))
+    assert ran == ["blocked"]
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_a_backward_pass_inside_autocast_stays_in_single_precision(backend: str) -> None:
     *inputs, scale = (t.detach().float().requires_grad_() for t in draw(3, 9, 12, False))
 
-    def gradient(inside: bool) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
-            content, position = ops.axial_attention(*inputs, logit_scale=scale, backend=backend)
-            return torch.autograd.grad((content.sin() + position.cos()).sum(), inputs[0])[0]
+    def scale_of(mean: Tensor, variance: Tensor, count: int) -> Tensor:
+        return scale * (variance + 1e-5).rsqrt()
 
-    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-5, atol=1e-6)
+    def gradients(inside: bool) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            pairs = [
+                ops.axial_attention(*inputs, logit_scale=scale, backend=backend),
+                ops.normalized_axial_attention(*inputs, scale_of=scale_of, backend=backend),
+                ops.logit_moments(*inputs[:2], *inputs[3:5], backend=backend)[:2],
+            ]
+            return [torch.autograd.grad((a.sin() + b.cos()).sum(), inputs[0])[0] for a, b in pairs]
+
+    for got, wanted in zip(gradients(True), gradients(False), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_the_reference_takes_half_precision_with_a_scale_in_single() -> None:

@@ -16,7 +16,10 @@ def tool():
     return module
 
 
-@pytest.mark.parametrize("arguments", [["merging", "--instances", "7"], ["targets"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["merging", "--instances", "7"], ["targets"], ["attention", "--channels", "8", "--span", "9"]],
+)
 def test_writes_figures_of_equal_results(tool, arguments, tmp_path, capsys):
     out = tmp_path / "figures.json"
     small = ["--size", "48", "64", "--repeats", "3", "--no-memory", "--json", str(out)]
