@@ -100,7 +100,7 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
         nearest = camera.focal * camera.eye / (camera.height - camera.horizon)
         near = nearest + rng.uniform(-1.0, 2.5)
         road = (near, near + rng.uniform(6.0, 8.5))
-        kerb = (max(near - rng.uniform(2.0, 3.5), 0.5), road[1] + rng.uniform(2.2, 5.0))
+        kerb = (max(near - rng.uniform(2.0, 3.5), 0.5), road[1] + rng.uniform(3.0, 6.0))
         crossing = None
         if rng.random() < 0.25:
             start = rng.uniform(-4, 2)
@@ -110,9 +110,9 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
     left = -rng.uniform(0.3, 0.7) * wide
     road = (left, left + wide)
     if layout == "open" and rng.random() < 0.6:
-        kerb = (left - rng.uniform(1.4, 2.2), left + wide + rng.uniform(1.4, 2.2))
+        kerb = (left - rng.uniform(1.9, 2.9), left + wide + rng.uniform(1.9, 2.9))
     else:
-        kerb = (left - rng.uniform(2.2, 3.8), left + wide + rng.uniform(2.2, 3.8))
+        kerb = (left - rng.uniform(2.8, 4.6), left + wide + rng.uniform(2.8, 4.6))
     start = rng.uniform(7, 16)
     side_road = (start, start + rng.uniform(4.5, 7)) if rng.random() < 0.15 else None
     crossing = None
@@ -149,7 +149,7 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
     for side in sides:
         edge = abs(street.kerb[0] if side < 0 else street.kerb[1])
         if not street.paved:
-            edge += rng.uniform(3.5, 7.0)  # front gardens
+            edge += rng.uniform(5.0, 9.0)  # front gardens
         z = rng.uniform(1.5, 5)
         while z < 55:
             long = rng.uniform(9, 18)
@@ -191,7 +191,7 @@ def _scenery(rng, planner: Planner, street, layout) -> list[Item]:
     for _ in range(int(rng.integers(0, 5) * dense)):  # a line of trees in the distance
         z = far + rng.uniform(0, 12)
         add(plants.paint_tree, planner.any_x(z), z)
-    for _ in range(int(rng.integers(0, 8) * dense)):  # beyond the pavements
+    for _ in range(int(rng.integers(0, 7) * dense)):  # beyond the pavements
         side, z = (
             int(rng.integers(2)),
             planner.camera.distance(planner.camera.height * rng.uniform(0.035, 0.12)),
