@@ -99,14 +99,15 @@ class AxialAttention1d(nn.Module):
         q, k, v = self._strips(_SameLayoutBackward.apply(self.qkv_norm(self.qkv(x))))
         tables = (self.query_table(), self.key_table(), self.value_table())
         span = ops.check_span(self.span, q.shape[2])
-        where = {"span": span, "backend": self.backend}
-        if self.logit_norm.uses_batch:
+        norm, backend = self.logit_norm, self.backend
+        if norm.uses_batch:
             content, position = ops.normalized_axial_attention(
-                q, k, v, *tables, scale_of=self.logit_norm.scale_of, **where
+                q, k, v, *tables, scale_of=norm.scale_of, span=span, backend=backend
             )
         else:
-            scale = self.logit_norm.running_scale()
-            content, position = ops.axial_attention(q, k, v, *tables, logit_scale=scale, **where)
+            content, position = ops.axial_attention(
+                q, k, v, *tables, logit_scale=norm.running_scale(), span=span, backend=backend
+            )
         content = self.content_norm(self._feature_map(content, x))
         return content + self.position_norm(self._feature_map(position, x))
 

@@ -75,7 +75,7 @@ def logit_moments(
     with torch.autocast(q.device.type, enabled=False):
         logits = _Logits.of(q, k, query_table, key_table, span)
         mean, variance, _ = logits.moments()
-    return mean.to(q.dtype), variance.to(q.dtype), logits.count
+    return mean.to(q.dtype), variance.to(q.dtype), logits.pairs
 
 
 def normalized_axial_attention(
@@ -93,7 +93,7 @@ def normalized_axial_attention(
     with torch.autocast(q.device.type, enabled=False):
         logits = _Logits.of(q, k, query_table, key_table, span)
         mean, variance, maps = logits.moments()
-        scale = scale_of(mean, variance, logits.count)
+        scale = scale_of(mean, variance, logits.pairs)
         return logits.attention(v, value_table, scale, maps)
 
 
@@ -120,7 +120,7 @@ class _Logits(NamedTuple):
         query_rows: (T, L, D, L), [table, query, :, key], from `_windows`.
         key_rows: (T, L, D, L), [table, key, :, query].
         inside: (L, L) float, 1 within the span, 0 outside; None for the whole strip.
-        count: pairs of query and key within the span, over all strips.
+        pairs: of query and key within the span, over all strips.
     """
 
     q: Tensor
@@ -128,7 +128,7 @@ class _Logits(NamedTuple):
     query_rows: Tensor
     key_rows: Tensor
     inside: Tensor | None
-    count: int
+    pairs: int
 
     @classmethod
     def of(
@@ -263,7 +263,7 @@ class _Attention(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        *inputs, v, value_rows, scale, weights = ctx.saved_tensors
+        q, k, query_rows, key_rows, v, value_rows, scale, weights = ctx.saved_tensors
         # The region of the forward pass may still be open.
         with torch.autocast(v.device.type, enabled=False):
             content_grad, position_grad = content_grad.contiguous(), position_grad.contiguous()
@@ -279,14 +279,14 @@ class _Attention(torch.autograd.Function):
             logits_grad *= weights
 
             # [head, strip, query, key] to [table, key, strip, query].
-            key_tables, length = inputs[3].shape[:2]
+            key_tables, length = key_rows.shape[:2]
             by_key = _transposed(logits_grad.view(key_tables, -1, length))
             maps = _Maps(
                 logits_grad,
-                _by_place(logits_grad, len(inputs[2])),
+                _by_place(logits_grad, len(query_rows)),
                 by_key.view(key_tables, length, -1, length),
             )
-            grads, scale_grad = _gradients(*inputs, maps, scale)
+            grads, scale_grad = _gradients(q, k, query_rows, key_rows, maps, scale)
         return *grads, None, v_grad, value_rows_grad, scale_grad, None
 
 
