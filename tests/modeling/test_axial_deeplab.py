@@ -41,7 +41,9 @@ def test_every_parameter_gets_a_gradient(decoder: str, aspp: bool) -> None:
     # The last layers start near zero, which keeps gradients from all below.
     for parameter in model.parameters():
         if parameter.dim() == 4 and parameter.shape[0] in (1, 2, CLASSES):
-            nn.init.normal_(parameter)
+            # Not larger: classes and offsets saturate, and even the reference's smallest gradient
+            # comes to lie at the bound below.
+            nn.init.normal_(parameter, std=0.1)
     losses = model([scene(61, 83), scene(50, 97)])
     assert set(losses) == LOSSES
     sum(losses.values()).backward()
