@@ -35,6 +35,9 @@ model = torch.nn.Linear(1, 1, bias=False)
 model = defaults.create_ddp_model(model, broadcast_buffers=False)
 model(torch.full((1, 1), float(rank))).sum().backward()
 print(model.module.weight.grad.item())
+# Left open, its threads may still run when the interpreter ends: "terminate called", now and then.
+del model
+dist.destroy_process_group()
 """
 
 
