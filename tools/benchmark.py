@@ -220,7 +220,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> dict[str, Any]:
     if not contest.agree(contest.ours(), contest.baseline()):  # the warm-up as well
         raise RuntimeError(f"{options.what}: ours and the baseline do not give the same result")
     record: dict[str, Any] = {"what": options.what, "size": options.size, "same_result": True}
-    record |= {k: v for k, v in vars(options).items() if k not in _NOT_OF_THE_CONTEST}
+    record["options"] = {k: v for k, v in vars(options).items() if k not in _NOT_OF_THE_CONTEST}
     for name, seconds in measure_times(contest, options.repeats).items():
         median, low, high = statistics.median(seconds), min(seconds), max(seconds)
         record[name] = {"seconds": seconds, "median": median, "min": low, "max": high}

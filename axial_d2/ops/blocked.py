@@ -44,7 +44,7 @@ def axial_attention(
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
     heads, length = q.shape[1:3]
-    rows = _rows_in_use(query_table, key_table, value_table, length=length)
+    rows = reference.rows_in_use(query_table, key_table, value_table, length=length)
     rq, rk, rv = (t.expand(heads, -1, -1) for t in rows)  # (G, 2 L - 1, D)
     content_query = q
     if logit_scale is not None:
@@ -69,7 +69,7 @@ def logit_moments(
     cheaper.
     """
     heads, length, depth = q.shape[1:]
-    rows = _rows_in_use(query_table, key_table, length=length)
+    rows = reference.rows_in_use(query_table, key_table, length=length)
     if span is None and length > CLOSED_FORM_FROM * depth:
         return moments.logit_moments(q, k, *rows)
     dtype = q.dtype
@@ -77,13 +77,6 @@ def logit_moments(
     rows = [at_least_single(t).expand(heads, -1, -1) for t in rows]  # (G, 2 L - 1, D)
     mean, variance, count = block_moments.logit_moments(q, k, *rows, span=span, blocks=_blocks(q))
     return mean.to(dtype), variance.to(dtype), count
-
-
-def _rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
-    """The rows of distances -(L - 1) .. L - 1, (1 or G, 2 L - 1, D), end rows repeated."""
-    far = tables[0].shape[-2] // 2
-    distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)
-    return [(t if t.dim() == 3 else t[None])[:, distance + far] for t in tables]
 
 
 def _by_query(lines: Tensor) -> Tensor:

@@ -301,11 +301,9 @@ def _windows(table: Tensor, length: int, *, by_key: bool = False) -> Tensor:
     Returns:
         (T, L, D, L), T tables: at [t, i, :, j] the row of distance j - i; i - j by key.
     """
-    far = table.shape[-2] // 2
-    distance = torch.arange(1 - length, length, device=table.device).clamp_(-far, far)
+    (rows,) = reference.rows_in_use(table, length=length)  # (T, 2 L - 1, D)
     if by_key:
-        distance = distance.flip(0)
-    rows = (table if table.dim() == 3 else table[None])[:, distance + far]  # (T, 2 L - 1, D)
+        rows = rows.flip(1)
     return rows.unfold(1, length, 1).flip(1)  # windows that start at 1 - L, .. 0; wanted from 0 on
 
 

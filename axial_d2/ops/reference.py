@@ -61,6 +61,13 @@ def pairs_in_band(length: int, span: int | None) -> int:
     return length * (2 * half + 1) - half * (half + 1)  # the band, less its two cut corners
 
 
+def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
+    """The rows of distances -(L - 1) .. L - 1, (1 or G, 2 L - 1, D), end rows repeated."""
+    far = tables[0].shape[-2] // 2
+    distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)
+    return [(t if t.dim() == 3 else t[None])[:, distance + far] for t in tables]
+
+
 def lookup(table: Tensor, rows: Tensor) -> Tensor:
     """Looks a position table up for every pair.
 
