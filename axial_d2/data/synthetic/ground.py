@@ -157,7 +157,7 @@ def _road(rng, x, z, street, sharp) -> np.ndarray:
     """Asphalt or cobbles with markings, patches and tyre tracks, (n, 3)."""
     lateral, along = (z, x) if street.across else (x, z)
     tint = rng.normal(0, 3, 3).astype(np.float32)
-    base = np.full(3, rng.uniform(56, 90), np.float32) + tint
+    base = np.full(3, rng.uniform(56, 94), np.float32) + tint
     start = rng.integers(512, size=2)
     stain = textures.fractal_at(lateral * 12 + start[0], along * 5 + start[1])
     factor = 1 + 0.08 * stain + 0.09 * textures.white_at(lateral * 28, along * 28) * sharp

@@ -13,8 +13,8 @@ from axial_d2.data.synthetic.canvas import Camera, Canvas
 from axial_d2.data.synthetic.ground import Street
 
 # Smallest size at which each class is placed: pixels a metre takes, in shares of the picture's
-# height. A person is then 1.7 times that tall: 50 pixels of 128.
-_SMALLEST = {"person": 0.23, "car": 0.09, "bus": 0.09, "bicycle": 0.26, "traffic sign": 0.14}
+# height. A person is then 1.7 times that tall: 58 pixels of 128.
+_SMALLEST = {"person": 0.27, "car": 0.11, "bus": 0.11, "bicycle": 0.26, "traffic sign": 0.12}
 _LANE = 2.7  # metres, at least
 
 
@@ -111,7 +111,7 @@ class Planner:
             apart = abs(x / z - other_x / other_z)
             halves = (wide / z, other_wide / other_z)
             hiding |= sum(halves) - apart > min(halves)  # half of the narrower one
-        if hiding and self.rng.random() < 0.75:
+        if hiding and self.rng.random() < 0.85:
             return False
         self._taken.append((x, z, wide, deep))
         return True

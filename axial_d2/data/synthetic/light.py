@@ -34,7 +34,7 @@ def photograph(
         (H, W, 3) uint8.
     """
     height, width = depth.shape
-    sight = rng.uniform(50, 90) if rng.random() < 0.06 else rng.uniform(220, 800)  # metres
+    sight = rng.uniform(50, 90) if rng.random() < 0.04 else rng.uniform(220, 800)  # metres
     fog = (1 - np.exp(np.minimum(depth, 150.0) * np.float32(-1 / sight))) * np.float32(0.92)
 
     cast, (low, high) = _CASTS[mood]
@@ -46,7 +46,7 @@ def photograph(
 
     contrast, lift = rng.uniform(0.95, 1.15), rng.normal(0, 4)
     sigma = rng.uniform(0.25, 0.45) * max(height / 256, 1.0) ** 0.5
-    strength = rng.uniform(0.8, 2.2) * (1.4 if mood == "dusk" else 1.0)
+    strength = rng.uniform(0.7, 1.8) * (1.4 if mood == "dusk" else 1.0)
     grain = strength * textures.noise_patch(rng, height, width, white=True)
     planes = []
     for plane, air, factor in zip(cv2.split(rgb), haze * 0.95 + 8, gain, strict=True):

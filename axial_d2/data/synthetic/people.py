@@ -54,7 +54,7 @@ def sample_look(rng: np.random.Generator, *, child: bool = False) -> Look:
     skin = np.array(_SKIN[rng.integers(len(_SKIN))], np.float32) * rng.uniform(0.9, 1.05)
     return Look(
         tall=rng.uniform(1.25, 1.45) if child else rng.uniform(1.65, 1.9),
-        stout=rng.uniform(1.45, 1.8),
+        stout=rng.uniform(1.6, 1.9),
         skin=skin,
         hair=np.array(_HAIR[rng.integers(len(_HAIR))], np.float32) * rng.uniform(0.8, 1.2),
         top=textures.paint(rng, 1.7, grey_share=0.0),
@@ -108,7 +108,7 @@ def paint_person(
         return 0
     view = str(rng.choice(("front", "back", "side"), p=(0.3, 0.2, 0.5)))
     turn = float(rng.choice((-1.0, 1.0)))
-    stride = 0.0 if rng.random() < 0.3 else rng.uniform(0.3, 0.8)
+    stride = 0.0 if rng.random() < 0.3 else rng.uniform(0.2, 0.6)
     body = _Body(sprite, foot, unit, turn)
     wide = look.stout * (0.78 if view == "side" else 1.0)
     gait = stride * (1.0 if view == "side" else 0.25)

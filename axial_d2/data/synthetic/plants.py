@@ -33,9 +33,9 @@ def _blobs(rng, sprite, centre, radius, color, count) -> None:
     """Draws a crown as many discs within an ellipse `radius` (along x, along y) pixels."""
     sprite.disc(centre, radius * np.array(0.8), color)
     for angle, size in zip(
-        rng.uniform(0, 2 * np.pi, count), rng.uniform(0.22, 0.45, count), strict=True
+        rng.uniform(0, 2 * np.pi, count), rng.uniform(0.3, 0.45, count), strict=True
     ):
-        at = centre + radius * 0.72 * np.array((np.cos(angle), np.sin(angle)))
+        at = centre + radius * 0.62 * np.array((np.cos(angle), np.sin(angle)))
         sprite.disc(at, radius * size, color * rng.uniform(0.8, 1.15))
 
 
@@ -58,7 +58,7 @@ def paint_tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float, lab
     lean = np.array((rng.normal(0, 0.15), 0.0)) * metre
     sprite.limb(foot, foot + lean - (0, (clear + 0.6) * metre), trunk, trunk * 0.7, bark)
     if habit == "conifer":
-        for level in np.linspace(0, 0.75, 4):
+        for level in np.linspace(0, 0.7, 3):
             low = clear + level * (tall - clear)
             half = wide * (1 - level) * rng.uniform(0.85, 1.1)
             shape = [(-half, low), (0, min(low + (tall - clear) * 0.45, tall)), (half, low)]

@@ -20,7 +20,7 @@ _SMALLEST_THING = 0.0008  # share of the picture; 26 pixels of 128x256
 _SMALLEST_STUFF = 0.006
 _SMALLEST_VISIBLE = 0.22  # share of what was painted of a thing before others covered it
 _LAYOUTS = ("street", "half", "open", "across")
-_LAYOUT_SHARES = (0.26, 0.28, 0.34, 0.12)
+_LAYOUT_SHARES = (0.2, 0.3, 0.38, 0.12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +88,10 @@ def _sample_camera(rng: np.random.Generator, height: int, width: int) -> Camera:
     return Camera(
         height=height,
         width=width,
-        horizon=rng.uniform(0.35, 0.43) * height,
+        horizon=rng.uniform(0.3, 0.38) * height,
         centre=rng.uniform(0.33, 0.67) * width,
         focal=rng.uniform(0.95, 1.35) * height,
-        eye=rng.uniform(1.5, 1.9),
+        eye=rng.uniform(1.8, 2.1),
     )
 
 
@@ -106,7 +106,7 @@ def _sample_street(rng: np.random.Generator, camera: Camera, layout: str) -> gro
             start = rng.uniform(-4, 2)
             crossing = (start, start + 3.0)
         return ground.Street(True, road, kerb, crossing=crossing)
-    wide = rng.uniform(5.5, 8.5)
+    wide = rng.uniform(5.5, 7.0)
     left = -rng.uniform(0.3, 0.7) * wide
     road = (left, left + wide)
     if layout == "open" and rng.random() < 0.6:
@@ -149,7 +149,7 @@ def _paint_houses(canvas, rng, street, layout, sky, lit) -> None:
     for side in sides:
         edge = abs(street.kerb[0] if side < 0 else street.kerb[1])
         if not street.paved:
-            edge += rng.uniform(5.0, 9.0)  # front gardens
+            edge += rng.uniform(7.0, 11.0)  # front gardens
         z = rng.uniform(1.5, 5)
         while z < 55:
             long = rng.uniform(9, 18)
@@ -188,13 +188,13 @@ def _scenery(rng, planner: Planner, street, layout) -> list[Item]:
 
     dense = {"street": 0.35, "half": 1.0, "open": 1.0, "across": 0.6}[layout]
     far = street.kerb[1] + 20 if street.across else 36.0
-    for _ in range(int(rng.integers(0, 5) * dense)):  # a line of trees in the distance
+    for _ in range(int(rng.integers(0, 4) * dense)):  # a line of trees in the distance
         z = far + rng.uniform(0, 12)
         add(plants.paint_tree, planner.any_x(z), z)
-    for _ in range(int(rng.integers(0, 7) * dense)):  # beyond the pavements
+    for _ in range(int(rng.integers(0, 5) * dense)):  # beyond the pavements
         side, z = (
             int(rng.integers(2)),
-            planner.camera.distance(planner.camera.height * rng.uniform(0.035, 0.12)),
+            planner.camera.distance(planner.camera.height * rng.uniform(0.06, 0.14)),
         )
         out = rng.uniform(1.0, 9.0) * (1 if side else -1)
         if street.across:
