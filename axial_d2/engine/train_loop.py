@@ -74,7 +74,12 @@ def over_processes(model: nn.Module) -> nn.Module:
     """
     compat.ddp_on_cpu()
     # As Detectron2 has it: batch norm's statistics are each process's own.
-    return defaults.create_ddp_model(model, broadcast_buffers=False)
+    options: dict[str, Any] = {"broadcast_buffers": False}
+    if next(model.parameters()).device.type == "cpu":
+        # All gradients at once, in place: gloo works on the cores that the backward pass needs, so
+        # that nothing is won by beginning earlier (3 % of the quickstart's step).
+        options |= {"bucket_cap_mb": 1 << 20, "gradient_as_bucket_view": True}
+    return defaults.create_ddp_model(model, **options)
 
 
 class FinishStepOnInterrupt(HookBase):

@@ -30,8 +30,8 @@ def test_pages_do_not_come_anew(unit: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, str(unit)], capture_output=True, text=True, check=True
     )
-    # A round of 4 MB touches 20 MB, the 50 rounds 250,000 pages of 4 KB. Without the settings it was
-    # 8,000 to 250,000 pages, as the heap happened to lie; with them it is one round's at most.
+    # With units of 4 MB a round touches 20 MB, the 50 rounds 250,000 pages of 4 KB. Without the
+    # settings it was 8,000 to 250,000, as the heap happened to lie; with them one round's at most.
     pages_of_a_round = 20 * unit // 4096
     assert int(done.stdout) <= 2 * pages_of_a_round
 
