@@ -26,6 +26,8 @@ def check_before_training(cfg: CfgNode) -> None:
     """
     if not cfg.DATASETS.TRAIN:
         raise SetupError("DATASETS.TRAIN: expected the name of a dataset to train on, got none")
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise SetupError(f"SOLVER.MAX_ITER: expected 1 or more, got {cfg.SOLVER.MAX_ITER}")
     _check_batch(cfg)
     _check_processes(cfg)
     check_weights_file(cfg)
@@ -85,6 +87,8 @@ def check_weights_file(cfg: CfgNode) -> None:
 
 def _check_batch(cfg: CfgNode) -> None:
     batch, world = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if batch < 1:
+        raise SetupError(f"SOLVER.IMS_PER_BATCH: expected 1 or more, got {batch}")
     if cfg.SOLVER.REFERENCE_WORLD_SIZE:
         return  # Detectron2 scales the batch to the number of processes itself.
     if batch < world or batch % world:

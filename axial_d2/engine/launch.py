@@ -106,10 +106,11 @@ def _spawned(
 
 
 def _run(main: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """Calls `main` in one of several processes, and ends this one where a user's mistake shows."""
+    """Calls `main` in one of several processes, and ends this one where a user's mistake shows, or a
+    loss that is no longer finite."""
     try:
         main(*args)
-    except SetupError as error:
+    except (SetupError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import arguments, train_and_save
+from tiny_training import arguments, diverge, train_and_save
 
 from axial_d2.engine import SetupError, launch, under_torchrun
 
@@ -50,6 +50,16 @@ def test_two_processes_of_torchrun_end_with_the_same_weights(config_file, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_weights(tmp_path / "out")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: this is for the CPU")
+def test_a_loss_that_is_not_finite_ends_several_processes_with_one_line(capfd):
+    with pytest.raises(SystemExit) as caught:
+        launch(diverge, 2)
+    assert caught.value.code == 1
+    errors = capfd.readouterr().err
+    assert "error: loss became infinite or NaN at iteration=3\n" in errors
+    assert "Traceback" not in errors
 
 
 def test_one_process_is_this_one():

@@ -1,6 +1,7 @@
 """Whether freed memory really stays with the process."""
 
 import platform
+import resource
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def test_pages_do_not_come_anew(unit: int) -> None:
     )
     # With units of 4 MB a round touches 20 MB, the 50 rounds 250,000 pages of 4 KB. Without the
     # settings it was 8,000 to 250,000, as the heap happened to lie; with them one round's at most.
-    pages_of_a_round = 20 * unit // 4096
+    pages_of_a_round = 20 * unit // resource.getpagesize()
     assert int(done.stdout) <= 2 * pages_of_a_round
 
 

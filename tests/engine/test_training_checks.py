@@ -52,6 +52,13 @@ def test_evaluation_needs_weights_and_is_told_of_those_at_hand(config_file, tmp_
     assert last_checkpoint(cfg.OUTPUT_DIR) == str(tmp_path / "out/model_final.pth")
 
 
+@pytest.mark.parametrize("key", ["MAX_ITER", "IMS_PER_BATCH"])
+def test_nothing_to_do_is_refused(config_file, key):
+    cfg = load_config(str(config_file), [f"SOLVER.{key}", "0"])
+    with pytest.raises(SetupError, match=f"SOLVER.{key}: expected 1 or more, got 0"):
+        check_before_training(cfg)
+
+
 def test_batch_is_shared_evenly(config_file, monkeypatch):
     cfg = load_config(str(config_file))
     monkeypatch.setattr(comm, "get_world_size", lambda: 4)

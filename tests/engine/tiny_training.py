@@ -143,3 +143,8 @@ def train_and_save(args):
     trainer.train()
     named = trainer.model.module.named_parameters()
     torch.save({n: p.detach() for n, p in named}, f"{cfg.OUTPUT_DIR}/rank{comm.get_rank()}.pt")
+
+
+def diverge() -> None:
+    """Fails as a training does whose loss is no longer finite."""
+    raise FloatingPointError("loss became infinite or NaN at iteration=3")
