@@ -106,8 +106,7 @@ def _spawned(
 
 
 def _run(main: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """Calls `main` in one of several processes, and ends this one where a user's mistake shows, or a
-    loss that is no longer finite."""
+    """Calls `main` in one of several processes; ends this one at a user's mistake or lost loss."""
     try:
         main(*args)
     except (SetupError, FloatingPointError) as error:
