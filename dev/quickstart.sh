@@ -28,30 +28,7 @@ done
 ensure_setup
 started=$SECONDS
 
-# Two processes of one thread are faster on two cores than one of two threads: most operations of an
-# axial network are too small to share. Batch norm wants two pictures or more in each. One process
-# remains for a ResNet (torch has no fast 3x3 convolution on one thread) and for SyncBN (GPUs only).
-plan=$("$PYTHON" -W ignore -c '
-import os, sys, torch, axial_d2
-from axial_d2.engine import SetupError, load_config
-try:
-    cfg = load_config(sys.argv[1], sys.argv[2:])
-except SetupError as error:
-    sys.exit(f"error: {error}")
-if not cfg.DATASETS.TEST:
-    sys.exit("error: DATASETS.TEST: expected a dataset to evaluate and draw, got none")
-batch, axial = cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.BACKBONE.NAME == "build_axial_resnet_backbone"
-parts = (cfg.MODEL.AXIAL_RESNET, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD)
-shared = axial and not torch.cuda.is_available() and "SyncBN" not in [part.NORM for part in parts]
-cores = len(os.sched_getaffinity(0))
-most = max(1, min(cores, batch // 2)) if shared else 1
-processes = max(count for count in range(1, most + 1) if batch % count == 0)
-print(cfg.OUTPUT_DIR)
-print(cfg.DATASETS.TEST[0])
-print(processes)
-print(max(1, min(cores // processes, 4)))
-print(any("synthetic_panoptic_" in name for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
-' "$CONFIG" "$@")
+plan=$("$PYTHON" -W ignore dev/quickstart_plan.py "$CONFIG" "$@")
 { read -r OUTPUT; read -r DATASET; read -r PROCESSES; read -r THREADS; read -r EMBEDDED; } <<<"$plan"
 
 if [ "$EMBEDDED" = True ]; then

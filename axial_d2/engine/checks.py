@@ -107,12 +107,17 @@ def _check_processes(cfg: CfgNode) -> None:
             "MODEL.DEVICE: cpu with several processes, but the processes talk through the GPUs "
             "(nccl); hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
-    keys = sorted(key for key, value in _leaves(cfg) if value == "SyncBN" and key.endswith("NORM"))
+    keys = sync_bn_keys(cfg)
     if keys and cfg.MODEL.META_ARCHITECTURE in _PANOPTIC:
         raise SetupError(
             f"SyncBN works on GPUs only, and this is a training of {comm.get_world_size()} CPU "
             f"processes: set naiveSyncBN or BN for {', '.join(keys)}"
         )
+
+
+def sync_bn_keys(cfg: CfgNode) -> list[str]:
+    """The keys of norms that are SyncBN, which works on GPUs only where several processes train."""
+    return sorted(key for key, value in _leaves(cfg) if value == "SyncBN" and key.endswith("NORM"))
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -3,15 +3,7 @@
 Each (L, L) map is computed once and serves the moments, the attention and both their backward
 passes; `blocked` computes it up to four times to save the memory.
 
-A relative term is a product per position, not per strip: the query at place i of every strip meets
-the same L rows of the table, so that the places are the batch and the strips the rows of one matrix
-product. No pair outside the strip is computed and no map is skewed. With R[i, j] = row j - i:
-
-    q.rq [i, :, j] = q[:, i] @ R[i].T        (strips, D) @ (D, L)
-    k.rk [j, :, i] = k[:, j] @ R[:, j].T     the same with keys and queries exchanged
-
-Inside, the heads come first, (G, B, L, D), and heads that share a table are strips like any other:
-T tables (1 or G) of M strips each, T M = G B.
+The maps and their layouts, and why no map is skewed: `kept_maps`.
 """
 
 import math
@@ -22,15 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from axial_d2.ops import reference
+from axial_d2.ops import kept_maps, reference
 from axial_d2.ops.reference import at_least_single
 
 # Numbers up to which a layer's maps and the rows they were made with are kept: 32 MB in single
 # precision. The backward pass has about as many again while it runs.
 MOST_KEPT = 1 << 23
-# Matrix products with fewer columns than this are several times faster with the factors exchanged
-# and transposed (measured with MKL on AVX2: 8 columns 4 times, 16 columns not at all).
-_NARROW = 16
 
 
 def why_not(q: Tensor, v: Tensor, tables: int) -> str | None:
@@ -97,27 +86,13 @@ def normalized_axial_attention(
         return logits.attention(v, value_table, scale, maps)
 
 
-class _Maps(NamedTuple):
-    """The logit terms, each in the layout its product leaves it in.
-
-    Attributes:
-        content: (G, B, L, L), q.k, [head, strip, query, key].
-        query: (T, L, M, L), q.rq, [table, query, strip, key].
-        key: (T, L, M, L), k.rk, [table, key, strip, query].
-    """
-
-    content: Tensor
-    query: Tensor
-    key: Tensor
-
-
 class _Logits(NamedTuple):
     """Queries, keys and the rows they meet, in at least single precision.
 
     Attributes:
         q: (G, B, L, D).
         k: (G, B, L, D).
-        query_rows: (T, L, D, L), [table, query, :, key], from `_windows`.
+        query_rows: (T, L, D, L), [table, query, :, key], from `kept_maps.windows`.
         key_rows: (T, L, D, L), [table, key, :, query].
         inside: (L, L) float, 1 within the span, 0 outside; None for the whole strip.
         pairs: of query and key within the span, over all strips.
@@ -140,19 +115,19 @@ class _Logits(NamedTuple):
         return cls(
             q.transpose(0, 1).contiguous(),
             k.transpose(0, 1).contiguous(),
-            _windows(query_table, length),
-            _windows(key_table, length, by_key=True),
+            kept_maps.windows(query_table, length),
+            kept_maps.windows(key_table, length, by_key=True),
             None if span is None else reference.band(length, span, q.device).to(q.dtype),
             q.shape[0] * reference.pairs_in_band(length, span),
         )
 
-    def moments(self) -> tuple[Tensor, Tensor, _Maps]:
+    def moments(self) -> tuple[Tensor, Tensor, kept_maps.Maps]:
         """Mean (3, G), biased variance (3, G), and the maps less their mean."""
         mean, variance, *maps = _Moments.apply(*self)
-        return mean, variance, _Maps(*maps)
+        return mean, variance, kept_maps.Maps(*maps)
 
     def attention(
-        self, v: Tensor, value_table: Tensor, scale: Tensor, maps: _Maps | None = None
+        self, v: Tensor, value_table: Tensor, scale: Tensor, maps: kept_maps.Maps | None = None
     ) -> tuple[Tensor, Tensor]:
         """Content and position, (B, G, L, Dv) in v's precision.
 
@@ -166,7 +141,7 @@ class _Logits(NamedTuple):
         results = _Attention.apply(
             *self[:5],
             at_least_single(v).transpose(0, 1).contiguous(),
-            _windows(at_least_single(value_table), v.shape[2]),
+            kept_maps.windows(at_least_single(value_table), v.shape[2]),
             scale.to(self.q.dtype),
             maps,
         )
@@ -186,17 +161,17 @@ class _Moments(torch.autograd.Function):
         inside: Tensor | None,
         count: int,
     ) -> tuple[Tensor, ...]:
-        maps = _maps(q, k, query_rows, key_rows)
-        _keep_inside(maps, inside)
+        maps = kept_maps.make_maps(q, k, query_rows, key_rows)
+        kept_maps.keep_inside(maps, inside)
         mean, variance = [], []
         for term in maps:
-            numbers = _per_head(term, len(q))  # (rows, G, numbers), a view
+            numbers = kept_maps.per_head(term, len(q))  # (rows, G, numbers), a view
             mean.append(numbers.sum(dim=(0, 2)) / count)
             # Less the mean before it is squared: the variance may be small beside the mean.
             numbers -= mean[-1][:, None]
-        _keep_inside(maps, inside)
+        kept_maps.keep_inside(maps, inside)
         for term in maps:
-            numbers = _per_head(term, len(q))
+            numbers = kept_maps.per_head(term, len(q))
             variance.append(torch.linalg.vecdot(numbers, numbers).sum(dim=0) / count)
         ctx.save_for_backward(q, k, query_rows, key_rows, inside, *maps)
         ctx.count = count
@@ -213,16 +188,16 @@ class _Moments(torch.autograd.Function):
         # The gradient of one logit x is (mean_grad + 2 variance_grad (x - mean)) / count.
         parts = []
         if variance_grad is not None:
-            parts.append((_Maps(*maps), 2 * variance_grad / ctx.count))
+            parts.append((kept_maps.Maps(*maps), 2 * variance_grad / ctx.count))
         if mean_grad is not None:
-            ones = _Maps(*(torch.ones_like(m) for m in maps))
-            _keep_inside(ones, inside)
+            ones = kept_maps.Maps(*(torch.ones_like(m) for m in maps))
+            kept_maps.keep_inside(ones, inside)
             parts.append((ones, mean_grad / ctx.count))
         totals: list[Tensor | None] = [None] * 4
         # The region of the forward pass may still be open.
         with torch.autocast(q.device.type, enabled=False):
             for part, factor in parts:
-                grads, _ = _gradients(q, k, query_rows, key_rows, part, factor)
+                grads, _ = kept_maps.gradients(q, k, query_rows, key_rows, part, factor)
                 totals = [g if t is None else t + g for t, g in zip(totals, grads, strict=True)]
         return *totals, None, None
 
@@ -241,22 +216,23 @@ class _Attention(torch.autograd.Function):
         v: Tensor,
         value_rows: Tensor,
         scale: Tensor,
-        maps: _Maps | None,
+        maps: kept_maps.Maps | None,
     ) -> tuple[Tensor, Tensor]:
         if maps is None:
-            maps = _maps(q, k, query_rows, key_rows)
+            maps = kept_maps.make_maps(q, k, query_rows, key_rows)
         by_head = scale[..., None, None, None]  # (3, G, 1, 1, 1)
         logits = maps.content * by_head[0]  # (G, B, L, L)
-        logits.addcmul_(_by_strip(maps.query, q), by_head[1])
+        logits.addcmul_(kept_maps.by_strip(maps.query, q), by_head[1])
         # [table, key, strip, query] to [head, strip, query, key].
-        logits.addcmul_(_transposed(maps.key.flatten(2)).view_as(logits), by_head[2])
+        logits.addcmul_(kept_maps.transposed(maps.key.flatten(2)).view_as(logits), by_head[2])
         if inside is not None:
             logits.masked_fill_(inside == 0, -math.inf)
         weights = logits.softmax(dim=-1)
-        content = _product(weights, v)
-        position = _product(_by_place(weights, len(value_rows)), value_rows.mT)  # (T, L, M, Dv)
+        content = kept_maps.product(weights, v)
+        by_place = kept_maps.by_place(weights, len(value_rows))
+        position = kept_maps.product(by_place, value_rows.mT)  # (T, L, M, Dv)
         ctx.save_for_backward(q, k, query_rows, key_rows, v, value_rows, scale, weights)
-        return content, _by_strip(position, q).contiguous()
+        return content, kept_maps.by_strip(position, q).contiguous()
 
     @staticmethod
     @once_differentiable
@@ -268,121 +244,23 @@ class _Attention(torch.autograd.Function):
         with torch.autocast(v.device.type, enabled=False):
             content_grad, position_grad = content_grad.contiguous(), position_grad.contiguous()
             tables = len(value_rows)
-            by_place = _by_place(position_grad, tables)  # (T, L, M, Dv)
-            v_grad = _product(weights.mT, content_grad)
-            value_rows_grad = by_place.mT @ _by_place(weights, tables)
+            by_place = kept_maps.by_place(position_grad, tables)  # (T, L, M, Dv)
+            v_grad = kept_maps.product(weights.mT, content_grad)
+            value_rows_grad = by_place.mT @ kept_maps.by_place(weights, tables)
 
             logits_grad = content_grad @ v.mT  # (G, B, L, L), of the weights so far
-            logits_grad += _by_strip(by_place @ value_rows, v)
+            logits_grad += kept_maps.by_strip(by_place @ value_rows, v)
             # From the map, not from the results: so the rows add up to 0 as rounded, too.
             logits_grad -= torch.linalg.vecdot(logits_grad, weights)[..., None]
             logits_grad *= weights
 
             # [head, strip, query, key] to [table, key, strip, query].
             key_tables, length = key_rows.shape[:2]
-            by_key = _transposed(logits_grad.view(key_tables, -1, length))
-            maps = _Maps(
+            by_key = kept_maps.transposed(logits_grad.view(key_tables, -1, length))
+            maps = kept_maps.Maps(
                 logits_grad,
-                _by_place(logits_grad, len(query_rows)),
+                kept_maps.by_place(logits_grad, len(query_rows)),
                 by_key.view(key_tables, length, -1, length),
             )
-            grads, scale_grad = _gradients(q, k, query_rows, key_rows, maps, scale)
+            grads, scale_grad = kept_maps.gradients(q, k, query_rows, key_rows, maps, scale)
         return *grads, None, v_grad, value_rows_grad, scale_grad, None
-
-
-def _windows(table: Tensor, length: int, *, by_key: bool = False) -> Tensor:
-    """The rows that each place of a strip meets, the end rows repeated.
-
-    Args:
-        table: (R, D) or (G, R, D).
-        length: L.
-        by_key: the place is the key's, and its rows belong to the queries.
-
-    Returns:
-        (T, L, D, L), T tables: at [t, i, :, j] the row of distance j - i; i - j by key.
-    """
-    (rows,) = reference.rows_in_use(table, length=length)  # (T, 2 L - 1, D)
-    if by_key:
-        rows = rows.flip(1)
-    return rows.unfold(1, length, 1).flip(1)  # windows that start at 1 - L, .. 0; wanted from 0 on
-
-
-def _maps(q: Tensor, k: Tensor, query_rows: Tensor, key_rows: Tensor) -> _Maps:
-    """The terms as they are, of pairs outside the span too."""
-    return _Maps(
-        q @ k.mT,
-        _by_place(q, len(query_rows)) @ query_rows,
-        _by_place(k, len(key_rows)) @ key_rows,
-    )
-
-
-def _gradients(
-    q: Tensor, k: Tensor, query_rows: Tensor, key_rows: Tensor, maps: _Maps, factor: Tensor
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """From the gradients of the terms to those of what the terms are made of.
-
-    Args:
-        q: (G, B, L, D).
-        k: (G, B, L, D).
-        query_rows: (T, L, D, L).
-        key_rows: (T, L, D, L).
-        maps: the gradients, but for a factor per term and head.
-        factor: (3, G), that factor.
-
-    Returns:
-        The gradients of q, k, query_rows and key_rows; and that of the factor, (3, G), where it is
-        a scale on the terms.
-    """
-    factor = factor[..., None, None, None]  # (3, G, 1, 1, 1)
-    content = _product(maps.content, k)  # (G, B, L, D), of q
-    query = _by_strip(_product(maps.query, query_rows.mT), q)  # of q
-    key = _by_strip(_product(maps.key, key_rows.mT), k)  # of k
-    factor_grad = torch.stack(
-        [(a * b).sum(dim=(1, 2, 3)) for a, b in ((q, content), (q, query), (k, key))]
-    )
-    k_grad = _product(maps.content.mT, q * factor[0]).addcmul_(key, factor[2])
-    query_rows_grad = _by_place(q * factor[1], len(query_rows)).mT @ maps.query
-    key_rows_grad = _by_place(k * factor[2], len(key_rows)).mT @ maps.key
-    q_grad = (content * factor[0]).addcmul_(query, factor[1])
-    return (q_grad, k_grad, query_rows_grad, key_rows_grad), factor_grad
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b; of a narrow b by the way of the transpose."""
-    return a @ b if b.shape[-1] >= _NARROW else (b.mT @ a.mT).mT.contiguous()
-
-
-def _by_place(strips: Tensor, tables: int) -> Tensor:
-    """(G, B, L, X) as (T, L, M, X), places before strips; a view."""
-    return strips.flatten(0, 1).unflatten(0, (tables, -1)).transpose(1, 2)
-
-
-def _by_strip(places: Tensor, like: Tensor) -> Tensor:
-    """Views (T, L, M, X) as (G, B, L, X), G and B those of `like`."""
-    heads, strips = like.shape[:2]
-    split = places.unflatten(2, (heads // len(places), strips))  # (T, L, G / T, B, X)
-    return split.permute(0, 2, 3, 1, 4).flatten(0, 1)
-
-
-def _transposed(matrices: Tensor) -> Tensor:
-    """(T, X, Y) to (T, Y, X), contiguous.
-
-    One after the other: torch is four times faster at the transpose of one matrix than of a stack.
-    """
-    out = matrices.new_empty(matrices.mT.shape)
-    for target, matrix in zip(out, matrices, strict=True):
-        target.copy_(matrix.t())
-    return out
-
-
-def _per_head(term: Tensor, heads: int) -> Tensor:
-    """Views a map as (rows, G, numbers)."""
-    return term.view(1 if len(term) == heads else term.shape[1], heads, -1)
-
-
-def _keep_inside(maps: _Maps, inside: Tensor | None) -> None:
-    """Sets pairs outside the span to 0, in place. A band is its own transpose."""
-    if inside is not None:
-        maps.content.mul_(inside)
-        maps.query.mul_(inside[:, None])
-        maps.key.mul_(inside[:, None])
