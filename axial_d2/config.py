@@ -75,7 +75,8 @@ def _add_data(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM = []
     # Look through the pictures and the truth before training starts.
     cfg.DATASETS.CHECK = True
-    # Range of the factor by which a training picture is scaled, on its own size.
+    # Range of the factor by which a training picture is scaled, on the size that MIN_SIZE_TRAIN and
+    # MAX_SIZE_TRAIN give; on its own where MIN_SIZE_TRAIN is (0,).
     cfg.INPUT.SCALE_JITTER = (1.0, 1.0)
     # (height, width) of the training crop, padded where the scaled picture is smaller. (0, 0): as
     # Detectron2's INPUT.CROP says. A key of its own because Detectron2's heads take INPUT.CROP for

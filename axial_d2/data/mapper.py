@@ -139,11 +139,11 @@ def _size(array: np.ndarray) -> str:
 def build_augmentations(cfg: Any, is_train: bool) -> list[T.Augmentation]:
     """The augmentations that ``cfg.INPUT`` asks for.
 
-    Training: scale and crop in one, colour, padding, flip. With ``CROP_SIZE`` the factor of
-    ``SCALE_JITTER`` is on the picture's own size and smaller pictures are padded. Without it
-    Detectron2's keys hold as in its own mappers: ``MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN`` (unless
-    ``MIN_SIZE_TRAIN`` is (0,)) and ``CROP``, without padding. Colour comes before padding, so that
-    the padding keeps the mean colour.
+    Training: resize, scale and crop in one, colour, padding, flip. The factor of ``SCALE_JITTER``
+    is on the size that ``MIN_SIZE_TRAIN`` and ``MAX_SIZE_TRAIN`` give, as in Detectron2's own
+    mappers, or with ``MIN_SIZE_TRAIN`` (0,) on the picture's own. ``CROP_SIZE`` crops, and pads
+    what is smaller; without it ``CROP`` holds, which does not pad. Colour comes before padding, so
+    that the padding keeps the mean colour.
 
     Inference: the shorter side to ``MIN_SIZE_TEST``, the longer at most ``MAX_SIZE_TEST``; 0 is no
     resize and no limit.
@@ -189,10 +189,8 @@ def _check_input(cfg: Any) -> None:
 
 
 def _scale_and_crop(cfg: Any) -> list[T.Augmentation]:
-    """Scale jitter with the crop of ``INPUT.CROP_SIZE``, else Detectron2's resize and crop."""
+    """Detectron2's resize, then scale jitter, then ``INPUT.CROP_SIZE`` or Detectron2's crop."""
     scale, crop_size = cfg.INPUT.SCALE_JITTER, cfg.INPUT.CROP_SIZE
-    if any(crop_size):
-        return [RandomScaleCrop(scale, crop_size)]
     resize = None
     if any(cfg.INPUT.MIN_SIZE_TRAIN):
         resize = T.ResizeShortestEdge(
@@ -200,6 +198,8 @@ def _scale_and_crop(cfg: Any) -> list[T.Augmentation]:
             cfg.INPUT.MAX_SIZE_TRAIN or sys.maxsize,
             cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING,
         )
+    if any(crop_size):
+        return [RandomScaleCrop(scale, crop_size, resize)]
     crop = cfg.INPUT.CROP
     if not crop.ENABLED:
         return [RandomScaleCrop(scale, None, resize)]

@@ -117,6 +117,10 @@ def _value_of(node: CfgNode, key: str) -> Any:
 
 def _file_with(path: Path, key: str) -> Path:
     """Returns the file of the _BASE_ chain that sets `key`; the first one wins, as in merging."""
+    return next(_files_with(path, key), path)
+
+
+def _files_with(path: Path, key: str) -> Iterator[Path]:
     # Unsafe, as Detectron2 itself loads it: the same file has just been loaded that way.
     content = yaml.unsafe_load(path.read_text()) or {}
     node: Any = content
@@ -125,12 +129,10 @@ def _file_with(path: Path, key: str) -> Path:
             break
         node = node[part]
     else:
-        return path
-    base = content.get("_BASE_")
-    if not base:
-        return path
-    base = Path(base).expanduser()
-    return _file_with(base if base.is_absolute() else path.parent / base, key)
+        yield path
+    bases = content.get("_BASE_") or []
+    for base in reversed([bases] if isinstance(bases, str) else bases):  # The last one wins.
+        yield from _files_with(path.parent / Path(base).expanduser(), key)
 
 
 def _config_files(path: str) -> list[str]:

@@ -174,6 +174,15 @@ def test_crops_of_any_size(name, crop, seed):
         assert set(result["sem_seg"].unique().tolist()) <= {0, 1, 2, 3, 255}
 
 
+def test_crops_are_of_the_resized_picture(name, seed):
+    """24 rows to 50, the longer side's limit not reached; then the crop's 60 are filled up."""
+    cfg = _config(name, MIN_SIZE_TRAIN=(50,), MAX_SIZE_TRAIN=90, CROP_SIZE=(60, 20))
+    result = AxialDeepLabDatasetMapper(cfg)(DatasetCatalog.get(name)[2])
+    assert result["image"].shape == (3, 60, 20)
+    rows = (result["sem_seg"] != 255).any(dim=1).nonzero()
+    assert rows.max() - rows.min() + 1 == HEIGHT * 50 // min(HEIGHT, WIDTH)
+
+
 def test_seeds(name):
     cfg = _config(
         name,

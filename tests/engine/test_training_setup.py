@@ -66,6 +66,22 @@ def test_the_file_named_is_the_base_where_the_mistake_is_the_bases(config_file):
         load_config(str(leaf))
 
 
+def test_of_several_bases_the_one_with_the_mistake_is_named(config_file):
+    good, bad = config_file.with_name("good.yaml"), config_file.with_name("bad.yaml")
+    good.write_text("SEED: 4\n")
+    bad.write_text("SOLVER: {NO_SUCH_RATE: 1}\n")
+    leaf = config_file.with_name("leaf.yaml")
+    leaf.write_text("_BASE_: [bad.yaml, good.yaml]\n")
+    with pytest.raises(SetupError, match=r"bad\.yaml: unknown config key SOLVER\.NO_SUCH_RATE"):
+        load_config(str(leaf))
+    # The last base wins, so its mistake is the one that is met.
+    leaf.write_text("_BASE_: [good.yaml, last.yaml]\n")
+    good.write_text("SEED: [1]\n")
+    config_file.with_name("last.yaml").write_text("SEED: [2]\n")
+    with pytest.raises(SetupError, match=r"last\.yaml: SEED: expected a value of type int"):
+        load_config(str(leaf))
+
+
 def test_missing_base_is_told(config_file):
     leaf = config_file.with_name("leaf.yaml")
     leaf.write_text("_BASE_: gone.yaml\n")

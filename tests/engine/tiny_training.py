@@ -105,6 +105,7 @@ def write_config(path, dataset, name, output_dir):
         "INPUT": {
             "FORMAT": "RGB",
             "CROP_SIZE": [HEIGHT, WIDTH],
+            "MIN_SIZE_TRAIN": [0],
             "MIN_SIZE_TEST": 0,
             "MAX_SIZE_TEST": 0,
         },
