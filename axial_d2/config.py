@@ -22,6 +22,7 @@ def add_axial_config(cfg: CfgNode) -> None:
     _add_backbone(cfg)
     _add_heads(cfg)
     _add_data(cfg)
+    _add_classification(cfg)
 
 
 def _add_backbone(cfg: CfgNode) -> None:
@@ -87,3 +88,25 @@ def _add_data(cfg: CfgNode) -> None:
     cfg.INPUT.CROWD = "masked"
     # Strength, 0 to 1, of the random change of brightness, contrast, saturation and hue.
     cfg.INPUT.COLOR_JITTER = 0.0
+
+
+def _add_classification(cfg: CfgNode) -> None:
+    """Keys of `AxialClassifier` and of datasets of class folders, such as ImageNet.
+
+    SOLVER counts iterations, recipes count epochs: iterations = epochs * pictures / IMS_PER_BATCH.
+    The paper's 130 epochs of ImageNet's 1,281,167 pictures at a batch of 1024 are a MAX_ITER of
+    162,648, its 10 epochs of warm-up a WARMUP_ITERS of 12,511.
+    """
+    node = cfg.MODEL.AXIAL_CLASSIFIER = CfgNode()
+    # ImageNet's. It must be the number of class folders.
+    node.NUM_CLASSES = 1000
+    # Share of the target spread evenly over all classes; the paper has none.
+    node.LABEL_SMOOTHING = 0.0
+    # Datasets of class folders to register from the config: a list of mappings with the keys name
+    # and root; the classes are the sorted names of the folders in root.
+    cfg.DATASETS.IMAGE_FOLDERS = []
+    # The window that is cut out of a training picture and resized to CROP_SIZE: its share of the
+    # picture's area and its width by its height, as (low, high). The usual values for ImageNet.
+    node = cfg.INPUT.RESIZED_CROP = CfgNode()
+    node.AREA = (0.08, 1.0)
+    node.ASPECT = (3 / 4, 4 / 3)

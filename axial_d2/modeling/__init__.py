@@ -2,10 +2,12 @@
 
 from axial_d2.modeling.axial_deeplab import AxialDeepLab
 from axial_d2.modeling.axial_resnet import AxialResNet, build_axial_resnet_backbone
+from axial_d2.modeling.classifier import AxialClassifier
 from axial_d2.modeling.decoders import Decoder, build_decoder
 from axial_d2.modeling.heads import AxialDeepLabInsEmbedHead, AxialDeepLabSemSegHead
 
 __all__ = [
+    "AxialClassifier",
     "AxialDeepLab",
     "AxialDeepLabInsEmbedHead",
     "AxialDeepLabSemSegHead",
