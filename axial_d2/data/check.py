@@ -1,4 +1,4 @@
-"""Looks for faults in panoptic datasets before hours are spent on training with them."""
+"""Looks for faults in datasets before hours are spent on training with them."""
 
 import logging
 import os
@@ -10,7 +10,9 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .check_files import Finding, Record, check_files
+from .check_folders import class_findings, folder_findings
 from .datasets.coco_panoptic import file_stamp, read_panoptic_json
+from .datasets.image_folder import is_image_folder
 
 logger = logging.getLogger(__name__)
 
@@ -23,16 +25,17 @@ _passed: set[tuple] = set()
 
 
 def check_datasets(names: Iterable[str], *, max_decoded: int = MAX_DECODED) -> None:
-    """Makes sure that panoptic datasets are whole and agree with each other.
+    """Makes sure that panoptic datasets, and those of class folders, are whole and agree.
 
-    The json and the presence of every file are always checked. Picture and png are decoded for all
-    up to `max_decoded` pictures, and for a seeded sample of that many where there are more. A
-    dataset that was found right is not looked at again in this process until its json changes.
-    Datasets that are not panoptic are passed over.
+    Of a panoptic dataset the json and the presence of every file are always checked. Picture and
+    png are decoded for all up to `max_decoded` pictures, and for a seeded sample of that many where
+    there are more. A dataset that was found right is not looked at again in this process until its
+    json changes. Of class folders the names are compared, and the first picture of each is decoded.
+    Datasets of other kinds are passed over.
 
     Args:
         names: registered names, those to train on first: the categories of all others are compared
-            with the first one's.
+            with the first one's of their kind.
         max_decoded: how many pictures of a dataset are decoded at most.
 
     Raises:
@@ -44,11 +47,13 @@ def check_datasets(names: Iterable[str], *, max_decoded: int = MAX_DECODED) -> N
     if unknown:
         raise ValueError(f"no dataset is registered under the name {unknown[0]!r}")
     panoptic = [name for name in names if "panoptic_json" in vars(MetadataCatalog.get(name))]
+    folders = [name for name in names if name not in panoptic and is_image_folder(name)]
     for name in names:
-        if name not in panoptic:
+        if name not in panoptic and name not in folders:
             logger.info("The dataset '%s' is not a panoptic one and is not checked.", name)
     sections = [_check_dataset(name, max_decoded) for name in panoptic]
     sections += [_compare_categories(panoptic[0], name) for name in panoptic[1:]]
+    sections += [_check_folders(folders[0], name, max_decoded) for name in folders]
     sections = [section for section in sections if section]
     if sections:
         sections.append("Right the data, or set DATASETS.CHECK False to train all the same.")
@@ -90,9 +95,19 @@ def _check_dataset(name: str, max_decoded: int) -> str:
     return ""
 
 
-def _report(name: str, json: str, findings: Sequence[Finding]) -> str:
-    """The faults by kind, each with its number and the first few examples."""
-    lines = [f"The data of '{name}' ({json}) are not right:"]
+def _check_folders(first: str, name: str, max_decoded: int) -> str:
+    """As `_check_dataset`, for one of class folders; they are compared with those of `first`."""
+    findings = folder_findings(name, max_decoded)
+    if not findings and name != first:
+        findings = class_findings(first, name)
+    return _report(name, MetadataCatalog.get(name).get("image_root", ""), findings)
+
+
+def _report(name: str, source: str, findings: Sequence[Finding]) -> str:
+    """The faults by kind, each with its number and the first few examples; "" without any."""
+    if not findings:
+        return ""
+    lines = [f"The data of '{name}' ({source}) are not right:"]
     for kind, count in Counter(kind for kind, _ in findings).items():
         lines.append(f"  {kind}: {count} time{'s' * (count > 1)}")
         examples = [text for other, text in findings if other == kind]

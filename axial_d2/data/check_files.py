@@ -60,7 +60,7 @@ def _pixel_findings(record: Record) -> list[Finding]:
     if not (os.path.isfile(record.image_file) and os.path.isfile(record.png_file)):
         return []  # reported already
     try:
-        size, turned = _decode_picture(record.image_file)
+        size, turned = decode_picture(record.image_file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return [("picture that cannot be read", f"{record.image_file}: {error}")]
     findings = []
@@ -94,7 +94,7 @@ def _text(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _decode_picture(path: str) -> tuple[tuple[int, int], bool]:
+def decode_picture(path: str) -> tuple[tuple[int, int], bool]:
     """Decodes a picture; gives its (width, height) after EXIF rotation and if it was turned."""
     with Image.open(path) as picture:
         turned = picture.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS

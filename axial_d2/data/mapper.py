@@ -3,7 +3,7 @@
 import copy
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from .datasets import register_custom
 
 logger = logging.getLogger(__name__)
 
-_FLIPS = ("horizontal", "vertical", "none")
+#: What INPUT.RANDOM_FLIP may be.
+FLIPS = ("horizontal", "vertical", "none")
 
 
 class AxialDeepLabDatasetMapper:
@@ -103,12 +104,12 @@ class AxialDeepLabDatasetMapper:
         """
         # Only the top level is written to; a deep copy of many segments costs more than a flip.
         result = copy.copy(dataset_dict)
-        image = _read(result["file_name"], self.image_format)
+        image = read_picture(result["file_name"], self.image_format)
         utils.check_image_size(result, image)
         aug_input = T.AugInput(image)
         if self.is_train:
             png = result.pop("pan_seg_file_name")
-            aug_input.sem_seg = _read(png, "RGB")
+            aug_input.sem_seg = read_picture(png, "RGB")
             if aug_input.sem_seg.shape[:2] != image.shape[:2]:
                 raise utils.SizeMismatchError(
                     f"{png}: expected {_size(image)}, the size of {result['file_name']}, "
@@ -123,8 +124,15 @@ class AxialDeepLabDatasetMapper:
         return result
 
 
-def _read(path: str, image_format: str) -> np.ndarray:
-    """(H, W, C) picture, turned as its EXIF says; an error names the file and the cause."""
+def read_picture(path: str, image_format: str) -> np.ndarray:
+    """Reads a picture of any kind (grey, CMYK, with transparency) as `image_format`.
+
+    Returns:
+        (H, W, C) picture, turned as its EXIF says.
+
+    Raises:
+        ValueError: it cannot be read; the error names the file and the cause.
+    """
     try:
         return utils.read_image(path, format=image_format)
     # SyntaxError is Pillow's for a broken png.
@@ -179,10 +187,15 @@ def _check_input(cfg: Any) -> None:
         ("INPUT.COLOR_JITTER", node.COLOR_JITTER, 0 <= node.COLOR_JITTER <= 1, "0 to 1"),
         ("INPUT.FORMAT", node.FORMAT, not node.COLOR_JITTER or node.FORMAT in ("RGB", "BGR", "L"),
          "RGB, BGR or L where COLOR_JITTER is not 0"),
-        ("INPUT.RANDOM_FLIP", node.RANDOM_FLIP, node.RANDOM_FLIP in _FLIPS, ", ".join(_FLIPS)),
+        ("INPUT.RANDOM_FLIP", node.RANDOM_FLIP, node.RANDOM_FLIP in FLIPS, ", ".join(FLIPS)),
         ("MODEL.PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN, len(cfg.MODEL.PIXEL_MEAN) == channels,
          f"{channels} values with INPUT.FORMAT {node.FORMAT}"),
     )  # fmt: skip
+    check_rules(rules)
+
+
+def check_rules(rules: Iterable[tuple[str, Any, bool, str]]) -> None:
+    """Raises a ValueError for the first of (key, value, whether it is right, what is expected)."""
     for key, value, right, expected in rules:
         if not right:
             raise ValueError(f"{key}: expected {expected}, came {value!r}")

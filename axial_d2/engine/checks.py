@@ -108,7 +108,10 @@ def _check_processes(cfg: CfgNode) -> None:
             "(nccl); hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     keys = sync_bn_keys(cfg)
-    if keys and cfg.MODEL.META_ARCHITECTURE in _PANOPTIC:
+    if is_classifier(cfg):
+        # It has no heads, but Detectron2's defaults for them stand in its config.
+        keys = [key for key in keys if "HEAD" not in key]
+    if keys and (cfg.MODEL.META_ARCHITECTURE in _PANOPTIC or is_classifier(cfg)):
         raise SetupError(
             f"SyncBN works on GPUs only, and this is a training of {comm.get_world_size()} CPU "
             f"processes: set naiveSyncBN or BN for {', '.join(keys)}"
@@ -134,16 +137,49 @@ def _check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
     names = tuple(dict.fromkeys(names))
     try:
         data.check_names(cfg)
+        for name in names:
+            _check_kind(cfg, name)
         # One process looks; where it finds a fault it ends, and the launcher ends the others.
         if cfg.DATASETS.CHECK and comm.is_main_process():
             data.check_datasets(names)
+        for name in names:
+            _check_classes(cfg, name)
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
-    for name in names:
-        _check_classes(cfg, name)
+
+
+def is_classifier(cfg: CfgNode) -> bool:
+    """Whether the model is one for image classification, not for segmentation."""
+    from axial_d2.data import CLASSIFIERS
+
+    return cfg.MODEL.META_ARCHITECTURE in CLASSIFIERS
+
+
+def _check_kind(cfg: CfgNode, name: str) -> None:
+    """A classifier learns from folders of classes, a segmentation model from a panoptic truth."""
+    from axial_d2.data import is_image_folder
+
+    model = cfg.MODEL.META_ARCHITECTURE
+    if is_classifier(cfg) and not is_image_folder(name):
+        expected = "a dataset of class folders (see DATASETS.IMAGE_FOLDERS)"
+    elif model in _PANOPTIC and is_image_folder(name):
+        expected = "a panoptic dataset"
+    else:
+        return
+    key = "TRAIN" if name in cfg.DATASETS.TRAIN else "TEST"
+    raise SetupError(f"DATASETS.{key}: expected {expected} for the model {model}, got {name!r}")
 
 
 def _check_classes(cfg: CfgNode, name: str) -> None:
+    if is_classifier(cfg):
+        from axial_d2.data import classes_of
+
+        expected, came = len(classes_of(name)), cfg.MODEL.AXIAL_CLASSIFIER.NUM_CLASSES
+        if came != expected:
+            raise SetupError(
+                f"MODEL.AXIAL_CLASSIFIER.NUM_CLASSES: expected {expected}, the number of class "
+                f"folders of dataset {name}, got {came}"
+            )
     if cfg.MODEL.META_ARCHITECTURE not in _PANOPTIC:
         return
     expected = number_of_classes(name)

@@ -49,7 +49,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Any:
         An iterable of lists of IMS_PER_BATCH / processes mapped dicts.
 
     Raises:
-        SetupError: a sampler that panoptic data has no use for.
+        SetupError: a sampler that these data have no use for.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise SetupError(
@@ -65,7 +65,8 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Any:
         mapper=mapper,
         sampler=sampler,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        # Crops for classification are of one size, whatever the picture's.
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING and "label" not in dicts[0],
         num_workers=workers_that_fit(cfg.DATALOADER.NUM_WORKERS, dicts, mapper, per_process),
     )
 

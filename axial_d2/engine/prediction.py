@@ -16,7 +16,7 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 
 from axial_d2.engine.checkpointer import Checkpointer
-from axial_d2.engine.checks import require_weights
+from axial_d2.engine.checks import is_classifier, require_weights
 from axial_d2.engine.errors import SetupError
 from axial_d2.panoptic.encoding import rgb_to_id
 from axial_d2.panoptic.merging import find_centers
@@ -39,8 +39,15 @@ class PicturePredictor:
             debug: also draw centres and offsets.
 
         Raises:
-            SetupError: no weights, weights of another model, or a model that has no maps to show.
+            SetupError: no weights, weights of another model, a model that has no maps to show, or
+                a classifier.
         """
+        if is_classifier(cfg):
+            raise SetupError(
+                "MODEL.META_ARCHITECTURE: expected a model that finds segments to draw, got the "
+                f"classifier {cfg.MODEL.META_ARCHITECTURE}; docs/imagenet.md shows how to classify "
+                "a picture"
+            )
         require_weights(cfg)
         bare = cfg.clone()
         bare.defrost()

@@ -16,6 +16,7 @@ _SHOWN = (
     ("segm", ("AP", "AP50")),
     ("sem_seg", ("mIoU", "pACC")),
 )
+_SHOWN_OF_CLASSIFIERS = (("classification", ("top1", "top5")),)
 
 
 def write_results(results: dict[str, Any], output_dir: str) -> Path:
@@ -47,7 +48,7 @@ def read_results(output_dir: str) -> dict[str, Any] | None:
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """A line per dataset with PQ, AP and mIoU.
+    """A line per dataset with PQ, AP and mIoU, or with top-1 and top-5 accuracy.
 
     Args:
         results: of an evaluation, in percent; of one dataset, or by dataset name.
@@ -55,9 +56,11 @@ def results_table(results: dict[str, Any]) -> str:
     Returns:
         The table as text; "-" for what was not measured or has no value.
     """
-    one = any(group in results for group, _ in _SHOWN)
+    one = any(group in results for group, _ in _SHOWN + _SHOWN_OF_CLASSIFIERS)
     by_dataset = {"": results} if one else results
-    names = [(group, name) for group, shown in _SHOWN for name in shown]
+    classifier = any("classification" in values for values in by_dataset.values())
+    groups = _SHOWN_OF_CLASSIFIERS if classifier else _SHOWN
+    names = [(group, name) for group, shown in groups for name in shown]
     rows = [
         [dataset, *(_cell(values.get(group, {}).get(name)) for group, name in names)]
         for dataset, values in by_dataset.items()

@@ -87,25 +87,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """Endless batches of DATASETS.TRAIN, see `loaders.build_train_loader`."""
-        from axial_d2.data import AxialDeepLabDatasetMapper
-
-        try:
-            mapper = AxialDeepLabDatasetMapper(cfg, is_train=True)
-        except ValueError as error:
-            raise SetupError(f"INPUT: {error}") from error
-        return build_train_loader(cfg, mapper)
+        return build_train_loader(cfg, _mapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """Every picture of a dataset once, see `loaders.build_test_loader`."""
-        from axial_d2.data import AxialDeepLabDatasetMapper
-
-        mapper = AxialDeepLabDatasetMapper(cfg, is_train=False)
-        return build_test_loader(cfg, dataset_name, mapper)
+        return build_test_loader(cfg, dataset_name, _mapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """PQ, AP and mIoU, see `axial_d2.evaluation`; pictures and tables below OUTPUT_DIR."""
+        """By the type of dataset, see `axial_d2.evaluation`; its files go below OUTPUT_DIR."""
         from axial_d2.evaluation import build_evaluator
 
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -250,3 +241,12 @@ class Trainer(DefaultTrainer):
                 self.start_iter,
                 self.max_iter,
             )
+
+
+def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
+    from axial_d2.data import build_mapper
+
+    try:
+        return build_mapper(cfg, is_train)
+    except ValueError as error:
+        raise SetupError(f"INPUT: {error}") from error

@@ -128,8 +128,8 @@ class AxialClassifier(nn.Module):
         sizes = sorted({tuple(image.shape[-2:]) for image in images})
         if len(sizes) > 1:
             raise ValueError(
-                "expected the pictures of a batch to be of one size (the average over padding would "
-                f"be wrong), got (height, width) {', '.join(map(str, sizes))}"
+                "expected the pictures of a batch to be of one size (the average over padding "
+                f"would be wrong), got (height, width) {', '.join(map(str, sizes))}"
             )
         return (torch.stack(images) - self.pixel_mean) / self.pixel_std
 

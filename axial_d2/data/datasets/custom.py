@@ -1,15 +1,17 @@
-"""The user's own datasets, named in the config: ``DATASETS.CUSTOM``."""
+"""The user's own datasets, named in the config: ``DATASETS.CUSTOM`` and ``.IMAGE_FOLDERS``."""
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from detectron2.data import DatasetCatalog
 
 from .coco_panoptic import full_path, register_coco_panoptic
+from .image_folder import register_image_folder
 
 _KEYS = ("name", "images", "panoptic", "json")
+_FOLDER_KEYS = ("name", "root")
 
 _RIGHT_FORM = """The right form in a yaml file is
 
@@ -28,41 +30,76 @@ and on the command line
 DATASETS.CUSTOM "[{'name': 'my_train', 'images': '...', 'panoptic': '...', 'json': '...'}]"
 """
 
+_RIGHT_FOLDER_FORM = """The right form in a yaml file is
+
+DATASETS:
+  IMAGE_FOLDERS:
+    - {name: my_train, root: data/train}   # data/train/CLASS/*.jpg
+    - {name: my_val, root: data/val}
+  TRAIN: ("my_train",)
+  TEST: ("my_val",)
+
+and on the command line
+
+DATASETS.IMAGE_FOLDERS "[{'name': 'my_train', 'root': 'data/train'}]"
+"""
+
 
 def register_custom(cfg: Any, *, need_pictures: bool = True) -> None:
-    """Registers the datasets of ``cfg.DATASETS.CUSTOM``; calling it again does nothing.
+    """Registers the datasets that a config names; calling it again does nothing.
 
     Args:
         cfg: a config with ``DATASETS.CUSTOM``, a list of mappings with the keys ``name``,
-            ``images``, ``panoptic`` and ``json`` (see
-            `axial_d2.data.register_coco_panoptic`).
-        need_pictures: whether a missing folder of pictures is an error. Without them a dataset's
-            classes are still known from its json, which is all that a prediction needs.
+            ``images``, ``panoptic`` and ``json`` (see `axial_d2.data.register_coco_panoptic`), and
+            ``DATASETS.IMAGE_FOLDERS``, a list of mappings with the keys ``name`` and ``root`` (see
+            `axial_d2.data.register_image_folder`).
+        need_pictures: whether a missing folder of pictures is an error. Without them a panoptic
+            dataset's classes are still known from its json, which is all that a prediction needs;
+            those of a missing folder of class folders are not.
 
     Raises:
-        ValueError: the list is not of this form, a path is missing, a json is not a COCO panoptic
-            one, or a name is taken. One error tells all the mistakes and shows the right form.
+        ValueError: a list is not of this form, a path is missing, a json is not a COCO panoptic
+            one, a folder has no class folders, or a name is taken. One error tells all the mistakes
+            of a list and shows the right form.
     """
-    entries = cfg.DATASETS.get("CUSTOM", [])
-    problems = _list_problems(entries)
+
+    def register_panoptic(entry: Mapping[str, str]) -> list[str]:
+        problems = _path_problems(entry, need_pictures)
+        return problems or _problems_of(register_coco_panoptic, **entry)
+
+    def register_folder(entry: Mapping[str, str]) -> list[str]:
+        return _problems_of(register_image_folder, must_exist=need_pictures, **entry)
+
+    _register_list(cfg, "CUSTOM", _KEYS, register_panoptic, _RIGHT_FORM)
+    _register_list(cfg, "IMAGE_FOLDERS", _FOLDER_KEYS, register_folder, _RIGHT_FOLDER_FORM)
+
+
+def _register_list(
+    cfg: Any,
+    key: str,
+    keys: Sequence[str],
+    register: Callable[[Mapping[str, str]], list[str]],
+    right_form: str,
+) -> None:
+    """Registers the entries of one list; `register` gives the problems of an entry, in words."""
+    entries = cfg.DATASETS.get(key, [])
+    problems = _list_problems(entries, keys)
     for index, entry in enumerate([] if problems else entries, start=1):
-        of_entry = _path_problems(entry, need_pictures)
-        if not of_entry:
-            try:
-                register_coco_panoptic(**entry)
-            except ValueError as error:
-                of_entry = [str(error)]
-        problems += [f"entry {index} ('{entry['name']}'): {problem}" for problem in of_entry]
+        problems += [f"entry {index} ('{entry['name']}'): {problem}" for problem in register(entry)]
     if problems:
-        raise ValueError(_message(problems))
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ValueError(f"DATASETS.{key} is not right:\n{listed}\n{right_form}")
 
 
-def _message(problems: list[str]) -> str:
-    listed = "\n".join(f"  - {problem}" for problem in problems)
-    return f"DATASETS.CUSTOM is not right:\n{listed}\n{_RIGHT_FORM}"
+def _problems_of(register: Callable[..., None], **arguments: Any) -> list[str]:
+    try:
+        register(**arguments)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
-def _list_problems(entries: Any) -> list[str]:
+def _list_problems(entries: Any, keys: Sequence[str]) -> list[str]:
     """Mistakes in the form of the list, in words."""
     if not isinstance(entries, list | tuple):
         return [f"expected a list of mappings, came a {type(entries).__name__}: {entries!r}"]
@@ -70,21 +107,21 @@ def _list_problems(entries: Any) -> list[str]:
     for index, entry in enumerate(entries, start=1):
         if not isinstance(entry, Mapping):
             problems.append(
-                f"entry {index}: expected a mapping with the keys {', '.join(_KEYS)}, "
+                f"entry {index}: expected a mapping with the keys {', '.join(keys)}, "
                 f"came a {type(entry).__name__}: {entry!r}"
             )
             continue
-        missing = [key for key in _KEYS if key not in entry]
-        unknown = [key for key in entry if key not in _KEYS]
+        missing = [key for key in keys if key not in entry]
+        unknown = [key for key in entry if key not in keys]
         if missing:
             problems.append(f"entry {index}: {', '.join(missing)} missing in {dict(entry)}")
         if unknown:
             problems.append(
-                f"entry {index}: expected the keys {', '.join(_KEYS)}, came {unknown[0]!r} too"
+                f"entry {index}: expected the keys {', '.join(keys)}, came {unknown[0]!r} too"
             )
         problems += [
             f"entry {index}: {key}: expected a text that is not empty, came {entry[key]!r}"
-            for key in _KEYS
+            for key in keys
             if key in entry and (not isinstance(entry[key], str) or not entry[key])
         ]
     names = [entry.get("name") for entry in entries if isinstance(entry, Mapping)]
@@ -132,6 +169,7 @@ def check_names(cfg: Any) -> None:
     if problems:
         problems.append(
             "Datasets of your own are named in DATASETS.CUSTOM (a list of mappings with "
-            f"{', '.join(_KEYS)}) or registered with axial_d2.data.register_coco_panoptic."
+            f"{', '.join(_KEYS)}) or DATASETS.IMAGE_FOLDERS ({', '.join(_FOLDER_KEYS)}), or "
+            "registered with axial_d2.data.register_coco_panoptic or register_image_folder."
         )
         raise ValueError("\n".join(problems))
