@@ -1,6 +1,6 @@
 """The crops of ImageNet classification, as Detectron2's augmentations; computed while resizing.
 
-Both are torchvision's in effect: `RandomResizedCrop` by distribution, `CenterCrop` to the pixel.
+Both are torchvision's in effect: `RandomResizedCrop` by distribution, `CenterCrop` up to rounding.
 """
 
 import math
