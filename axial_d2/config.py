@@ -105,6 +105,8 @@ def _add_classification(cfg: CfgNode) -> None:
     # Datasets of class folders to register from the config: a list of mappings with the keys name
     # and root; the classes are the sorted names of the folders in root.
     cfg.DATASETS.IMAGE_FOLDERS = []
+    # A classifier reads INPUT.CROP_SIZE otherwise: in training the size that a random window is
+    # resized to, in tests what is cut out of the middle, the shorter side being MIN_SIZE_TEST.
     # The window that is cut out of a training picture and resized to CROP_SIZE: its share of the
     # picture's area and its width by its height, as (low, high). The usual values for ImageNet.
     node = cfg.INPUT.RESIZED_CROP = CfgNode()

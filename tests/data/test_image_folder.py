@@ -209,6 +209,17 @@ def test_many_differences_are_told_by_examples(tmp_path, name):
             raise ValueError(str(error).splitlines()[2]) from None
 
 
+def test_datasets_of_other_code_bring_their_classes(name, caplog):
+    DatasetCatalog.register(name, list)
+    metadata = MetadataCatalog.get(name).set(evaluator_type="image_classification")
+    with pytest.raises(ValueError, match=f"'{name}': expected `classes` in its metadata"):
+        classes_of(name)
+    metadata.classes = ["x", "y"]
+    with caplog.at_level("INFO", logger="axial_d2"):
+        check_datasets([name])
+    assert classes_of(name) == ["x", "y"] and "has no image_root" in caplog.text
+
+
 def test_imagenet_is_registered_without_a_look_at_the_disk(tmp_path):
     for split, files in (
         ("train", ("n1/1.JPEG", "n0/1.JPEG", "n0/2.JPEG")),
