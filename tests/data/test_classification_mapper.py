@@ -76,10 +76,10 @@ def test_windows_are_distributed_as_torchvisions(seed, size):
 
 
 def test_windows_keep_to_the_ranges(seed):
-    found, _ = windows(300, 400, draws=300, area=(0.2, 0.5), aspect=(0.5, 2))
+    found, _ = windows(300, 400, draws=300, area=(0.1, 0.3), aspect=(0.8, 2.5))
     share, aspect = found[:, 0] * found[:, 1] / 120000, found[:, 1] / found[:, 0]
-    assert 0.195 < share.min() < 0.24 and 0.46 < share.max() < 0.505
-    assert 0.49 < aspect.min() < 0.6 and 1.7 < aspect.max() < 2.02
+    assert 0.098 < share.min() < 0.12 and 0.28 < share.max() < 0.303
+    assert 0.79 < aspect.min() < 0.9 and 2.3 < aspect.max() < 2.53
 
 
 @pytest.mark.parametrize("size", [(10, 900), (900, 10)])
