@@ -17,7 +17,7 @@ from axial_d2 import compat
 __version__ = "0.1.0"
 
 # Subpackages and modules that import Detectron2 at module level (tests/test_imports.py compares).
-_NEED_DETECTRON2 = ("config", "data", "engine", "evaluation", "modeling")
+_NEED_DETECTRON2 = ("analysis", "config", "data", "engine", "evaluation", "modeling")
 # Names of theirs offered here, so that a script needs one import.
 _OFFERED = {"add_axial_config": "config"}
 

@@ -32,6 +32,7 @@ ARROWS = {
     "evaluation": {"panoptic", *BASE},
     "data": {"panoptic", "config", *BASE},
     "modeling": {"layers", "ops", "panoptic", "data", "config", *BASE},
+    "analysis": {"modeling", "layers", "ops", *BASE},
     "export": {"modeling", "layers", "ops", "panoptic", *BASE},
     "engine": {
         *("checkpoint", "config", "data", "evaluation", "layers", "modeling", "ops", "panoptic"),

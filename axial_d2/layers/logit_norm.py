@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from axial_d2 import ops
-from axial_d2.ops.reference import at_least_single
+from axial_d2.ops.reference import at_least_single, no_autocast
 
 KINDS = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN")
 
@@ -91,7 +91,7 @@ class LogitNorm(nn.Module):
         if not self.uses_batch:
             return self.running_scale()
         # Sums over millions of logits: not in half precision, whatever autocast says.
-        with torch.autocast(q.device.type, enabled=False):
+        with no_autocast(q):
             inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
             return self.scale_of(*ops.logit_moments(*inputs, span=span, backend=backend))
 

@@ -7,7 +7,6 @@
 from collections.abc import Callable
 from numbers import Integral
 
-import torch
 from torch import Tensor
 
 from axial_d2.ops.chooser import (
@@ -20,7 +19,7 @@ from axial_d2.ops.chooser import (
     record_backends,
     use_backend,
 )
-from axial_d2.ops.reference import at_least_single
+from axial_d2.ops.reference import at_least_single, no_autocast
 
 __all__ = [
     "BACKENDS",
@@ -139,7 +138,7 @@ def normalized_axial_attention(
             q, k, v, *tables, scale_of=checked_scale, span=span
         )
     # Sums over millions of logits: not in half precision, whatever autocast says.
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q):
         inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
         scale = checked_scale(*chosen.logit_moments(*inputs, span=span))
     return chosen.axial_attention(q, k, v, *tables, logit_scale=scale, span=span)

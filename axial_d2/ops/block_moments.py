@@ -64,7 +64,7 @@ class _Moments(torch.autograd.Function):
         # be a small difference of large sums.
         near = q.new_zeros(3, q.shape[0])
         sums = torch.zeros(2, 3, q.shape[0], dtype=torch.float64, device=q.device)
-        with torch.autocast(q.device.type, enabled=False):
+        with reference.no_autocast(q):
             for block in blocks:
                 for i, (term, mask) in enumerate(_terms(q, k, rq, rk, masks, block)):
                     term *= mask
@@ -95,7 +95,7 @@ class _Moments(torch.autograd.Function):
         level = level[..., None, None, None]
         dq, dk = torch.empty_like(q), torch.empty_like(k)
         drq, drk = torch.zeros_like(rq), torch.zeros_like(rk)
-        with torch.autocast(q.device.type, enabled=False):
+        with reference.no_autocast(q):
             for block in ctx.blocks:
                 qb, kb = q[:, block], k[:, block]
                 content, query, key = (

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import block_moments, moments, reference
-from axial_d2.ops.reference import at_least_single
+from axial_d2.ops.reference import at_least_single, no_autocast
 
 # Floats in the logits of one block. Three to four buffers of that size are in use at a time; they
 # should fit the last-level cache.
@@ -130,7 +130,7 @@ class _Blocked(torch.autograd.Function):
         ctx.save_for_backward(a, q, k, v, rq, rk, rv)
         ctx.span = span
         content, position = torch.empty_like(v), torch.empty_like(v)
-        with torch.autocast(q.device.type, enabled=False):
+        with no_autocast(q):
             tables = [at_least_single(t) for t in (rq, rk, rv)]
             outside = _outside(q, span)
             blocks = _blocks(q)
@@ -149,7 +149,7 @@ class _Blocked(torch.autograd.Function):
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         # The region of the forward pass may still be open.
-        with torch.autocast(content_grad.device.type, enabled=False):
+        with no_autocast(content_grad):
             return _Blocked._gradients(ctx, content_grad, position_grad)
 
     @staticmethod

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import kept_maps, reference
-from axial_d2.ops.reference import at_least_single
+from axial_d2.ops.reference import at_least_single, no_autocast
 
 # Numbers up to which a layer's maps and the rows they were made with are kept: 32 MB in single
 # precision. The backward pass has about as many again while it runs.
@@ -52,7 +52,7 @@ def axial_attention(
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
     if logit_scale is None:
         logit_scale = q.new_ones(3, q.shape[1])
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q):
         logits = _Logits.of(q, k, query_table, key_table, span)
         return logits.attention(v, value_table, logit_scale)
 
@@ -61,7 +61,7 @@ def logit_moments(
     q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, *, span: int | None = None
 ) -> tuple[Tensor, Tensor, int]:
     """The moments; see `axial_d2.ops.logit_moments`. Differentiable once."""
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q):
         logits = _Logits.of(q, k, query_table, key_table, span)
         mean, variance, _ = logits.moments()
     return mean.to(q.dtype), variance.to(q.dtype), logits.pairs
@@ -79,7 +79,7 @@ def normalized_axial_attention(
     span: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `axial_d2.ops.normalized_axial_attention`. Differentiable once."""
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q):
         logits = _Logits.of(q, k, query_table, key_table, span)
         mean, variance, maps = logits.moments()
         scale = scale_of(mean, variance, logits.pairs)
@@ -195,7 +195,7 @@ class _Moments(torch.autograd.Function):
             parts.append((ones, mean_grad / ctx.count))
         totals: list[Tensor | None] = [None] * 4
         # The region of the forward pass may still be open.
-        with torch.autocast(q.device.type, enabled=False):
+        with no_autocast(q):
             for part, factor in parts:
                 grads, _ = kept_maps.gradients(q, k, query_rows, key_rows, part, factor)
                 totals = [g if t is None else t + g for t, g in zip(totals, grads, strict=True)]
@@ -241,7 +241,7 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         q, k, query_rows, key_rows, v, value_rows, scale, weights = ctx.saved_tensors
         # The region of the forward pass may still be open.
-        with torch.autocast(v.device.type, enabled=False):
+        with no_autocast(v):
             content_grad, position_grad = content_grad.contiguous(), position_grad.contiguous()
             tables = len(value_rows)
             by_place = kept_maps.by_place(position_grad, tables)  # (T, L, M, Dv)

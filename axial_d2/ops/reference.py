@@ -12,6 +12,8 @@ Axis letters: B strips, G heads, L positions of a strip, D depth per head; `i` i
 `j` keys.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,13 @@ def relative_rows(length: int, max_distance: int, device: torch.device | None = 
 def at_least_single(tensor: Tensor) -> Tensor:
     """The tensor in float32, or as it is in float64: sums over a strip don't belong in half."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def no_autocast(like: Tensor) -> AbstractContextManager:
+    """Switches autocast off on a tensor's device, for sums that don't belong in half precision."""
+    if like.is_meta:  # Has no autocast to switch off.
+        return nullcontext()
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def band(length: int, span: int | None, device: torch.device | None = None) -> Tensor:
