@@ -15,7 +15,7 @@ examples:
   %(prog)s --config-file FILE --input street.jpg 'photos/*.png' directory --output drawn \\
     --opts MODEL.WEIGHTS output/model_final.pth
   At several scales, mirrored too (docs/testing.md):
-    %(prog)s --config-file FILE --tta --input street.jpg --output drawn \
+    %(prog)s --config-file FILE --tta --input street.jpg --output drawn \\
       --opts MODEL.WEIGHTS output/model_final.pth TEST.AUG.SCALES '(0.5, 1.0, 1.5)'
   Image, truth and prediction side by side, for the first 8 pictures of a dataset:
     %(prog)s --config-file FILE --dataset synthetic_panoptic_val --limit 8 --output drawn \\

@@ -1,6 +1,8 @@
 """Averages of several views: against a loop in numpy, and fields known everywhere."""
 
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ import torch
 
 from axial_d2.panoptic import MapAverage
 
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "../shared/data/coco_panoptic_sample"
 # Per view: cells, what they cover in pixels, mirrored.
 VIEWS = [
     ((3, 5), (12.0, 20.0), False),
@@ -150,3 +154,27 @@ def test_guards_of_maps():
         average.add(one, one, one, covered=(4.0, 4.0))
     with pytest.raises(TypeError, match="sem_seg .*floating"):
         average.add(one.long(), one, two, covered=(4.0, 4.0))
+
+
+class TestRealPictures:
+    """PQ left of perfect maps of two scales and both sides; docs/testing.md has it of more."""
+
+    @pytest.fixture
+    def compare(self):
+        pytest.importorskip("cityscapesscripts", reason="computes PQ")
+        if not SAMPLE.is_dir():
+            pytest.skip("the COCO sample is not beside this checkout (../shared/data)")
+        path = ROOT / "dev" / "compare_averaging.py"
+        spec = importlib.util.spec_from_file_location("compare_averaging", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    def test_cells_of_the_largest_scale_keep_what_it_sees(self, compare):
+        truth, scales = compare.Truth(SAMPLE), [0.75, 1.5]
+        pq = {
+            way: truth.quality([compare.merge(truth, n, scales, 0.0, way) for n in (0, 1)])
+            for way in ("largest", "one")
+        }
+        assert pq["largest"] > 94
+        assert pq["largest"] > pq["one"] + 1

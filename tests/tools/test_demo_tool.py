@@ -56,14 +56,19 @@ def test_all_well_is_exit_code_0(demo, trained, tmp_path):
     assert names(tmp_path / "drawn") == ["p0.png"]
 
 
-def test_tta_draws_another_picture_of_the_same_size(demo, trained, tmp_path, capsys):
-    runs = {}
-    for name, words in (("plain", ()), ("tta", ("--tta",))):
-        assert demo(*words, "--debug", "--input", trained / "data/images/p0.png") == 0
-        assert names(tmp_path / "drawn") == ["p0.png", "p0_centers.png", "p0_offsets.png"]
-        runs[name] = np.asarray(Image.open(tmp_path / "drawn/p0_centers.png"))
-    assert runs["plain"].shape == runs["tta"].shape
-    assert (runs["plain"] != runs["tta"]).any()
+def test_debug_pictures_go_with_the_same_overlay(demo, trained, tmp_path):
+    overlays, heat = {}, {}
+    for words in ((), ("--debug",), ("--tta",), ("--tta", "--debug")):
+        assert demo(*words, "--input", trained / "data/images/p0.png") == 0
+        overlays[words] = np.asarray(Image.open(tmp_path / "drawn/p0.png"))
+        if "--debug" in words:
+            assert names(tmp_path / "drawn") == ["p0.png", "p0_centers.png", "p0_offsets.png"]
+            heat[words] = np.asarray(Image.open(tmp_path / "drawn/p0_centers.png"))
+    assert (overlays[()] == overlays[("--debug",)]).all()
+    assert (overlays[("--tta",)] == overlays[("--tta", "--debug")]).all()
+    # The maps shown are those that were averaged.
+    assert heat[("--debug",)].shape == heat[("--tta", "--debug")].shape
+    assert (heat[("--debug",)] != heat[("--tta", "--debug")]).any()
 
 
 @pytest.mark.parametrize(("words", "sizes"), [((), 1), (("--debug",), 1), (("--tta",), 10)])
