@@ -16,7 +16,7 @@ class MapAverage:
     heat-map bilinearly. Offsets are averaged as the places they point to: a cell of the grid takes
     the place that the view's cell there points to, so that no place between two centres is invented
     within a view. Where offsets are the same function of the place in all views, the mean is that
-    function. (Axial-DeepLab, section 4.2 and appendix; Panoptic-DeepLab, section 4.1.)
+    function. (The multi-scale inference of Axial-DeepLab, arXiv 2003.07853, and Panoptic-DeepLab.)
 
     Only sums are kept, whatever the number of views.
     """
