@@ -23,6 +23,7 @@ def add_axial_config(cfg: CfgNode) -> None:
     _add_heads(cfg)
     _add_data(cfg)
     _add_classification(cfg)
+    _add_test_augmentation(cfg)
 
 
 def _add_backbone(cfg: CfgNode) -> None:
@@ -112,3 +113,11 @@ def _add_classification(cfg: CfgNode) -> None:
     node = cfg.INPUT.RESIZED_CROP = CfgNode()
     node.AREA = (0.08, 1.0)
     node.ASPECT = (3 / 4, 4 / 3)
+
+
+def _add_test_augmentation(cfg: CfgNode) -> None:
+    # With Detectron2's TEST.AUG.ENABLED: the sizes at which a picture is looked at, as factors on
+    # the one that the network gets without (after INPUT.MIN_SIZE_TEST); with TEST.AUG.FLIP mirrored
+    # as well. The paper's for COCO; for Cityscapes and Mapillary it goes on to 2.0 by 0.25.
+    # Detectron2's TEST.AUG.MIN_SIZES and MAX_SIZE are not used: lengths of its boxes' augmentation.
+    cfg.TEST.AUG.SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)

@@ -14,6 +14,9 @@ _EXAMPLES = """\
 examples:
   %(prog)s --config-file FILE --input street.jpg 'photos/*.png' directory --output drawn \\
     --opts MODEL.WEIGHTS output/model_final.pth
+  At several scales, mirrored too (docs/testing.md):
+    %(prog)s --config-file FILE --tta --input street.jpg --output drawn \\
+      --opts MODEL.WEIGHTS output/model_final.pth TEST.AUG.SCALES '(0.5, 1.0, 1.5)'
   Image, truth and prediction side by side, for the first 8 pictures of a dataset:
     %(prog)s --config-file FILE --dataset synthetic_panoptic_val --limit 8 --output drawn \\
       --opts MODEL.WEIGHTS output/model_final.pth
@@ -44,6 +47,14 @@ def argument_parser() -> argparse.ArgumentParser:
         help="also NAME_centers.png (heat-map, peaks) and NAME_offsets.png (hue is direction)",
     )
     parser.add_argument(
+        "--tta",
+        action="store_true",
+        help="average what the network says at TEST.AUG.SCALES times the size, mirrored as well "
+        "with TEST.AUG.FLIP, before segments are formed; the same as --opts TEST.AUG.ENABLED True. "
+        "Computes about the sum of the squared scales times as much, twice that with FLIP: 11 "
+        "times by default",
+    )
+    parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -61,7 +72,8 @@ def main() -> int:
         parser.error(f"--limit: expected 1 or more, and --dataset; got {args.limit}")
     failed = total = 0
     try:
-        cfg = load_config(args.config_file, args.opts, need_pictures=bool(args.dataset))
+        options = [*args.opts, "TEST.AUG.ENABLED", "True"] if args.tta else args.opts
+        cfg = load_config(args.config_file, options, need_pictures=bool(args.dataset))
         predictor = PicturePredictor(cfg, debug=args.debug)
         if args.dataset:
             drawn = draw_dataset(

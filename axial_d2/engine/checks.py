@@ -30,6 +30,7 @@ def check_before_training(cfg: CfgNode) -> None:
         raise SetupError(f"SOLVER.MAX_ITER: expected 1 or more, got {cfg.SOLVER.MAX_ITER}")
     _check_batch(cfg)
     _check_processes(cfg)
+    check_test_augmentation(cfg)
     check_weights_file(cfg)
     _check_datasets(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
 
@@ -48,6 +49,7 @@ def check_before_evaluation(cfg: CfgNode, *, resume: bool) -> None:
         raise SetupError("DATASETS.TEST: expected the name of a dataset to evaluate, got none")
     if not (resume and last_checkpoint(cfg.OUTPUT_DIR)):
         require_weights(cfg)
+    check_test_augmentation(cfg)
     _check_datasets(cfg, cfg.DATASETS.TEST)
 
 
@@ -83,6 +85,30 @@ def check_weights_file(cfg: CfgNode) -> None:
     found = last_checkpoint(cfg.OUTPUT_DIR)
     hint = f" (OUTPUT_DIR has one: {found})" if found else ""
     raise SetupError(f"MODEL.WEIGHTS: no such file: {path}{hint}")
+
+
+def check_test_augmentation(cfg: CfgNode) -> None:
+    """Refuses TEST.AUG.ENABLED where the model would pass over it, and scales that are none.
+
+    Args:
+        cfg: the whole config.
+
+    Raises:
+        SetupError: another meta-architecture than AxialDeepLab, or a mistake in TEST.AUG.SCALES.
+    """
+    from axial_d2.modeling.tta import MultiScaleFlip
+
+    if not cfg.TEST.AUG.ENABLED:
+        return
+    if cfg.MODEL.META_ARCHITECTURE != "AxialDeepLab":
+        raise SetupError(
+            "TEST.AUG.ENABLED: multi-scale and flip testing is AxialDeepLab's; expected False with "
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}, got True"
+        )
+    try:
+        MultiScaleFlip(scales=cfg.TEST.AUG.SCALES, flip=cfg.TEST.AUG.FLIP)
+    except ValueError as error:
+        raise SetupError(str(error)) from error
 
 
 def _check_batch(cfg: CfgNode) -> None:

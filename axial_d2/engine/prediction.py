@@ -16,7 +16,7 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 
 from axial_d2.engine.checkpointer import Checkpointer
-from axial_d2.engine.checks import is_classifier, require_weights
+from axial_d2.engine.checks import check_test_augmentation, is_classifier, require_weights
 from axial_d2.engine.errors import SetupError
 from axial_d2.panoptic.encoding import rgb_to_id
 from axial_d2.panoptic.merging import find_centers
@@ -39,8 +39,8 @@ class PicturePredictor:
             debug: also draw centres and offsets.
 
         Raises:
-            SetupError: no weights, weights of another model, a model that has no maps to show, or
-                a classifier.
+            SetupError: no weights, weights of another model, TEST.AUG keys that the model cannot
+                follow, a model that has no maps to show, or a classifier.
         """
         if is_classifier(cfg):
             raise SetupError(
@@ -49,6 +49,7 @@ class PicturePredictor:
                 "a picture"
             )
         require_weights(cfg)
+        check_test_augmentation(cfg)
         bare = cfg.clone()
         bare.defrost()
         # Loaded below, by the checkpointer that knows a file of another model.
@@ -76,12 +77,15 @@ class PicturePredictor:
             "_centers" and "_offsets".
         """
         rgb = np.ascontiguousarray(image[:, :, ::-1])
-        panoptic_seg, segments_info = self._predictor(image)["panoptic_seg"]
+        # With the maps comes the prediction: the network runs once.
+        found = (
+            self._model.maps([self._inputs(image)])[0] if self._debug else self._predictor(image)
+        )
+        panoptic_seg, segments_info = found["panoptic_seg"]
         drawn = {"": draw_panoptic(rgb, panoptic_seg, segments_info, self._metadata)}
         if self._debug:
-            maps = self._model.maps([self._inputs(image)])[0]
-            drawn["_centers"] = draw_centers(rgb, maps["center"], self._peaks(maps["center"]))
-            drawn["_offsets"] = draw_offsets(maps["offset"], self._things(maps["sem_seg"]), rgb)
+            drawn["_centers"] = draw_centers(rgb, found["center"], self._peaks(found["center"]))
+            drawn["_offsets"] = draw_offsets(found["offset"], self._things(found["sem_seg"]), rgb)
         return drawn
 
     def draw_beside_truth(self, entry: Mapping[str, Any], metadata: Any) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axial_d2.data.datasets.custom import register_custom
+from axial_d2.modeling.tta import CoarseMaps, MultiScaleFlip
 from axial_d2.panoptic import Segments, find_segments, panoptic_segmentation, resize_offsets
 
 _VOID = -1
@@ -42,6 +43,7 @@ class AxialDeepLab(nn.Module):
         top_k: int = 200,
         predict_instances: bool = True,
         size_divisibility: int = -1,
+        augmentation: MultiScaleFlip | None = None,
     ) -> None:
         """Puts the model together.
 
@@ -59,6 +61,7 @@ class AxialDeepLab(nn.Module):
             top_k: most centres per picture.
             predict_instances: also give `instances`.
             size_divisibility: pictures are padded to a multiple of it; below 1, the backbone's.
+            augmentation: in evaluation, averages the maps of several scales; None: one look.
 
         Raises:
             ValueError: a thing id that is not among the head's classes, or a merging constant out
@@ -87,19 +90,21 @@ class AxialDeepLab(nn.Module):
         self.size_divisibility = (
             size_divisibility if size_divisibility > 0 else backbone.size_divisibility
         )
+        self.augmentation = augmentation
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         """Builds the parts; registers `DATASETS.CUSTOM` for the classes of `DATASETS.TRAIN`.
 
         Raises:
-            ValueError: `DATASETS.TRAIN` names no panoptic dataset that is registered, or
-                `NUM_CLASSES` is too small for it.
+            ValueError: `DATASETS.TRAIN` names no panoptic dataset that is registered,
+                `NUM_CLASSES` is too small for it, or `TEST.AUG.SCALES` holds no factors.
         """
         register_custom(cfg, need_pictures=False)
         metadata = _panoptic_metadata(cfg)
         backbone = build_backbone(cfg)
         node = cfg.MODEL.PANOPTIC_DEEPLAB
+        test = cfg.TEST.AUG
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
@@ -114,6 +119,9 @@ class AxialDeepLab(nn.Module):
             "top_k": node.TOP_K_INSTANCE,
             "predict_instances": node.PREDICT_INSTANCES,
             "size_divisibility": node.SIZE_DIVISIBILITY,
+            "augmentation": (
+                MultiScaleFlip(scales=test.SCALES, flip=test.FLIP) if test.ENABLED else None
+            ),
         }
 
     @property
@@ -131,46 +139,36 @@ class AxialDeepLab(nn.Module):
         Returns:
             In training the losses by name. Otherwise per picture a dict with
 
-            - `sem_seg`: (classes, height, width) logits;
+            - `sem_seg`: (classes, height, width) logits; with `augmentation` logarithms of the mean
+              probabilities, whose softmax and argmax are as those of logits;
             - `panoptic_seg`: (height, width) int64 segment ids from 1, 0 for void, and the list of
               segments: id, category_id, isthing, area, and for things score and instance_id;
             - `instances`: pred_classes, scores, pred_masks, pred_boxes of the things.
 
             Classes and categories are contiguous ids.
         """
-        images = self._images(batched_inputs)
-        features = self.backbone(images.tensor)
         if self.training:
-            return self._losses(features, batched_inputs)
-        return [
-            self._predict(*coarse) for coarse in self._coarse_maps(features, images, batched_inputs)
-        ]
+            images = self._images(batched_inputs)
+            return self._losses(self.backbone(images.tensor), batched_inputs)
+        return [self._predict(maps) for maps in self._all_maps(batched_inputs)]
 
     @torch.no_grad()
-    def maps(self, batched_inputs: list[dict]) -> list[dict[str, Tensor]]:
-        """The branches' raw maps at the size to answer in, for pictures of what the network sees.
+    def maps(self, batched_inputs: list[dict]) -> list[dict]:
+        """Predictions with the maps they come from, for pictures of what the network sees.
 
         Args:
             batched_inputs: as for `forward` in evaluation.
 
         Returns:
-            Per picture `sem_seg` (classes, height, width) logits, `center` (1, height, width) and
-            `offset` (2, height, width), dy and dx in pixels of that size.
+            Per picture what `forward` gives, and `center` (1, height, width) and `offset`
+            (2, height, width), dy and dx in pixels of that size.
         """
-        images = self._images(batched_inputs)
-        features = self.backbone(images.tensor)
         result = []
-        for sem_seg, center, offset, size, extent in self._coarse_maps(
-            features, images, batched_inputs
-        ):
-            full = resize_offsets(offset[None], extent)[0]
-            result.append(
-                {
-                    "sem_seg": _resize(sem_seg, extent, size),
-                    "center": _resize(center, extent, size),
-                    "offset": full[:, : size[0], : size[1]],
-                }
-            )
+        for maps in self._all_maps(batched_inputs):
+            (height, width), extent = maps.size, maps.extent
+            center = _resize(maps.center, extent, maps.size)
+            offset = resize_offsets(maps.offset[None], extent)[0, :, :height, :width]
+            result.append(self._predict(maps) | {"center": center, "offset": offset})
         return result
 
     def _images(self, batched_inputs: list[dict]) -> ImageList:
@@ -195,15 +193,17 @@ class AxialDeepLab(nn.Module):
         )
         return losses | center_losses | offset_losses
 
-    def _coarse_maps(
-        self, features: dict[str, Tensor], images: ImageList, batched_inputs: list[dict]
-    ) -> list[tuple[Tensor, Tensor, Tensor, tuple[int, int], tuple[int, int]]]:
-        """Per picture the branches' maps as they come, with offsets in pixels of the answer.
+    def _all_maps(self, batched_inputs: list[dict]) -> Iterable[CoarseMaps]:
+        """The maps of each picture: the network's, or the mean of several looks at it."""
+        if self.augmentation is None:
+            return self._coarse_maps(batched_inputs)
+        on_device = ({**x, "image": x["image"].to(self.device)} for x in batched_inputs)
+        return (self.augmentation(self._coarse_maps, inputs) for inputs in on_device)
 
-        Returns:
-            sem_seg (C, h, w), center (1, h, w), offset (2, h, w), the size to answer in, and the
-            size that the h x w cells cover: larger by the padding.
-        """
+    def _coarse_maps(self, batched_inputs: list[dict]) -> list[CoarseMaps]:
+        """Per picture the branches' maps as they come, with offsets in pixels of the answer."""
+        images = self._images(batched_inputs)
+        features = self.backbone(images.tensor)
         sem_seg = self.sem_seg_head.layers(features).float()
         center, offset = self.ins_embed_head.layers(features)
         center = center.float()
@@ -215,25 +215,19 @@ class AxialDeepLab(nn.Module):
         ):
             size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
             ratio = [out / own for out, own in zip(size, image_size, strict=True)]
-            extent = tuple(round(p * r) for p, r in zip(padded, ratio, strict=True))
+            covered = (padded[0] * ratio[0], padded[1] * ratio[1])
             scaled = offset[i] * offset.new_tensor(ratio).view(2, 1, 1)
-            result.append((sem_seg[i], center[i], scaled, size, extent))
+            result.append(CoarseMaps(sem_seg[i], center[i], scaled, size, covered))
         return result
 
-    def _predict(
-        self,
-        sem_seg: Tensor,
-        center: Tensor,
-        offset: Tensor,
-        size: tuple[int, int],
-        extent: tuple[int, int],
-    ) -> dict:
-        logits = _resize(sem_seg, extent, size)  # (C, H, W)
+    def _predict(self, maps: CoarseMaps) -> dict:
+        size, extent = maps.size, maps.extent
+        logits = _resize(maps.sem_seg, extent, size)  # (C, H, W)
         semantic = logits.argmax(dim=0)  # (H, W)
         found = panoptic_segmentation(
             semantic,
-            _resize(center, extent, size),
-            offset,
+            _resize(maps.center, extent, size),
+            maps.offset,
             thing_ids=self.thing_ids,
             label_divisor=self.label_divisor,
             stuff_area=self.stuff_area,
@@ -242,7 +236,7 @@ class AxialDeepLab(nn.Module):
             nms_kernel=self.nms_kernel,
             top_k=self.top_k,
             grouping="cells",
-            cell_weight=sem_seg.softmax(dim=0),
+            cell_weight=maps.sem_seg.softmax(dim=0),
             cell_extent=extent,
         )
         segments = find_segments(found, logits, label_divisor=self.label_divisor, void_label=_VOID)

@@ -3,6 +3,7 @@
 Pure functions on tensors and arrays; torch and numpy only.
 """
 
+from axial_d2.panoptic.averaging import MapAverage
 from axial_d2.panoptic.encoding import id_to_rgb, rgb_to_id
 from axial_d2.panoptic.grouping import group_cells, group_pixels, resize_offsets
 from axial_d2.panoptic.losses import (
@@ -23,6 +24,7 @@ from axial_d2.panoptic.targets import PanopticTargets, panoptic_targets
 
 __all__ = [
     "InstanceScores",
+    "MapAverage",
     "PanopticSegmentation",
     "PanopticTargets",
     "Segments",

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from axial_d2.modeling import AxialResNet
+
 
 @pytest.fixture
 def demo(tool, trained, tmp_path):
@@ -54,6 +56,37 @@ def test_all_well_is_exit_code_0(demo, trained, tmp_path):
     assert names(tmp_path / "drawn") == ["p0.png"]
 
 
+def test_debug_pictures_go_with_the_same_overlay(demo, trained, tmp_path):
+    overlays, heat = {}, {}
+    for words in ((), ("--debug",), ("--tta",), ("--tta", "--debug")):
+        assert demo(*words, "--input", trained / "data/images/p0.png") == 0
+        overlays[words] = np.asarray(Image.open(tmp_path / "drawn/p0.png"))
+        if "--debug" in words:
+            assert names(tmp_path / "drawn") == ["p0.png", "p0_centers.png", "p0_offsets.png"]
+            heat[words] = np.asarray(Image.open(tmp_path / "drawn/p0_centers.png"))
+    assert (overlays[()] == overlays[("--debug",)]).all()
+    assert (overlays[("--tta",)] == overlays[("--tta", "--debug")]).all()
+    # The maps shown are those that were averaged.
+    assert heat[("--debug",)].shape == heat[("--tta", "--debug")].shape
+    assert (heat[("--debug",)] != heat[("--tta", "--debug")]).any()
+
+
+@pytest.mark.parametrize(("words", "sizes"), [((), 1), (("--debug",), 1), (("--tta",), 10)])
+def test_the_network_runs_once_per_look(demo, trained, monkeypatch, words, sizes):
+    seen = []
+    forward = AxialResNet.forward
+    monkeypatch.setattr(
+        AxialResNet, "forward", lambda self, x: seen.append(x.shape[-2:]) or forward(self, x)
+    )
+    assert demo(*words, "--input", trained / "data/images/p0.png") == 0
+    assert len(seen) == sizes
+    assert seen.count((48, 64)) == max(1, 2 * (sizes == 10))
+    if sizes == 10:
+        # Scales 1.5 to 0.5 of 48x64 on multiples of 16, each twice.
+        largest_first = [(80, 96), (64, 80), (48, 64), (48, 48), (32, 32)]
+        assert seen == [size for size in largest_first for _ in range(2)]
+
+
 def test_dataset_beside_its_truth(demo, tmp_path):
     assert demo("--dataset", "tiny_tools_panoptic", "--limit", "2") == 0
     assert names(tmp_path / "drawn") == ["p0.png", "p1.png"]
@@ -78,6 +111,12 @@ def test_mistakes_are_one_line(demo, trained, tmp_path, capsys):
     assert "weights of another model" in error()
     assert demo("--input", tmp_path / "nowhere.jpg") == 1
     assert "no such file, and no file matches" in error()
+    keys = ("--tta", "--opts", "MODEL.WEIGHTS", trained / "out/model_final.pth")
+    words = ("--input", picture, *keys)
+    assert demo(*words, "TEST.AUG.SCALES", "()", weights=None) == 1
+    assert error() == "error: TEST.AUG.SCALES: expected one positive number or more, got ()"
+    assert demo(*words, "MODEL.META_ARCHITECTURE", "PanopticDeepLab", weights=None) == 1
+    assert error().startswith("error: TEST.AUG.ENABLED: multi-scale and flip testing is AxialDeepL")
     assert demo("--dataset", "tiny_tool_panoptic") == 1
     expected = "error: --dataset: no dataset is named 'tiny_tool_panoptic' (nearest: tiny_tools_"
     assert error().startswith(expected)
