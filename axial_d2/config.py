@@ -22,6 +22,7 @@ def add_axial_config(cfg: CfgNode) -> None:
     _add_backbone(cfg)
     _add_heads(cfg)
     _add_data(cfg)
+    _add_solver(cfg)
 
 
 def _add_backbone(cfg: CfgNode) -> None:
@@ -87,3 +88,30 @@ def _add_data(cfg: CfgNode) -> None:
     cfg.INPUT.CROWD = "masked"
     # Strength, 0 to 1, of the random change of brightness, contrast, saturation and hue.
     cfg.INPUT.COLOR_JITTER = 0.0
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    node = cfg.SOLVER
+    # Detectron2's SOLVER.OPTIMIZER is ADAM, ADAMW, RADAM (decoupled weight decay) or SGD. Its
+    # SOLVER.CLIP_GRADIENTS.CLIP_TYPE is value or norm, for each parameter by itself, or full_model,
+    # which clips the norm of all gradients together.
+    #
+    # Weight decay of the relative position tables; None: as all other parameters. 0.0 with a
+    # WEIGHT_DECAY_NORM of 0.0 leaves only the weights of convolutions and linear layers to decay.
+    node.WEIGHT_DECAY_TABLE = None
+    # Batches of IMS_PER_BATCH per iteration; their mean gradient makes one step, as a batch of
+    # IMS_PER_BATCH * ACCUMULATION_STEPS would, in the memory of one. What looks at a whole batch
+    # sees IMS_PER_BATCH pictures still: batch norm, and losses that pick or count pixels over it.
+    node.ACCUMULATION_STEPS = 1
+    # Lookahead around the optimiser: after every STEPS iterations the slow weights go ALPHA of the
+    # way to the fast ones, which go on from there. Values of its authors (arXiv 1907.08610).
+    node.LOOKAHEAD = CfgNode()
+    node.LOOKAHEAD.ENABLED = False
+    node.LOOKAHEAD.STEPS = 5
+    node.LOOKAHEAD.ALPHA = 0.5
+    # Exponential moving average of weights and running statistics: what is then evaluated and is
+    # the "model" of the checkpoints. After n iterations the decay is min(DECAY, (1+n)/(10+n)), so
+    # that a short training's average does not consist of its first weights.
+    node.EMA = CfgNode()
+    node.EMA.ENABLED = False
+    node.EMA.DECAY = 0.9999

@@ -132,6 +132,33 @@ def arguments(config_file, *opts, resume=False, eval_only=False):
     )
 
 
+class Losses(torch.nn.Module):
+    """A model without norms, whose two losses are means over the pictures of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.bias = torch.nn.Parameter(torch.zeros(4))
+
+    def forward(self, pictures):
+        """Losses of (N, 3, H, W) pictures."""
+        maps = torch.nn.functional.conv2d(pictures, self.weight, self.bias)
+        return {"square": (maps - 1).pow(2).mean(), "absolute": maps.abs().mean()}
+
+
+def optimizer_tensors(optimizer):
+    """The optimiser's state, flat: (parameter, name) -> value."""
+    states = optimizer.state_dict()["state"]
+    return {(i, name): value for i, state in states.items() for name, value in state.items()}
+
+
+def assert_same(first, second):
+    """Two flat dicts of tensors or numbers hold the same, to the bit."""
+    assert first.keys() == second.keys() and len(first) > 0
+    for key, value in first.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key])), key
+
+
 def train_and_save(args):
     """Trains in one of several processes and saves the parameters it ends with, by rank."""
     from detectron2.utils import comm
