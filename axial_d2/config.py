@@ -104,7 +104,9 @@ def _add_solver(cfg: CfgNode) -> None:
     # sees IMS_PER_BATCH pictures still: batch norm, and losses that pick or count pixels over it.
     node.ACCUMULATION_STEPS = 1
     # Lookahead around the optimiser: after every STEPS iterations the slow weights go ALPHA of the
-    # way to the fast ones, which go on from there. Values of its authors (arXiv 1907.08610).
+    # way to the fast ones, which go on from there (arXiv 1907.08610; its authors' code has 5 and
+    # 0.8, TensorFlow Addons 6 and 0.5). The fast ones are evaluated and saved: at multiples of
+    # STEPS the two are the same.
     node.LOOKAHEAD = CfgNode()
     node.LOOKAHEAD.ENABLED = False
     node.LOOKAHEAD.STEPS = 5

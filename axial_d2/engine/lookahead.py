@@ -20,8 +20,8 @@ def with_lookahead(kind: type[Optimizer], *, steps: int, alpha: float) -> type[O
 
     Args:
         kind: class of the optimiser inside.
-        steps: steps of `kind` per step of the slow weights, 1 or more; the authors use 5.
-        alpha: in (0, 1], the share of the way; the authors use 0.5. 1 leaves `kind` as it is.
+        steps: steps of `kind` per step of the slow weights, 1 or more; the authors' code has 5.
+        alpha: in (0, 1], the share of the way; the authors' code has 0.8. 1 leaves `kind` as it is.
 
     Returns:
         The class, with the constructor of `kind`. Its state has "lookahead" besides what that of

@@ -235,7 +235,14 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave, or an older file of Detectron2 0.5 or 0.6 without it."""
+        """Restores what `state_dict` gave, or an older file of Detectron2 0.5 or 0.6 without it.
+
+        Args:
+            state: from a checkpoint.
+
+        Raises:
+            SetupError: the optimiser's part is of other parameter groups.
+        """
         if self._average is None:
             state = take_training_weights(state, self.checkpointer.model)
         TrainerBase.load_state_dict(self, state)
@@ -247,7 +254,14 @@ class Trainer(DefaultTrainer):
         if scaler is not None and not inner.get("grad_scaler"):
             # Saved without mixed precision, or on a CPU, where there is nothing to scale.
             inner = {**inner, "grad_scaler": scaler.state_dict()}
-        self._trainer.load_state_dict(inner)
+        try:
+            self._trainer.load_state_dict(inner)
+        except ValueError as error:
+            raise SetupError(
+                f"the optimiser's state is of other parameters ({error}): resume with the model, "
+                "SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_TABLE that it was saved with, or "
+                "start anew from its weights by MODEL.WEIGHTS"
+            ) from error
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Takes up the last checkpoint of OUTPUT_DIR, or loads MODEL.WEIGHTS.

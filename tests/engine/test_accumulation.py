@@ -1,7 +1,5 @@
 """Several batches per iteration."""
 
-import itertools
-
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
@@ -110,10 +108,12 @@ def test_equal_batches_train_as_one_of_them_does(trainer_of):
 def test_mixed_precision_on_the_cpu_accumulates(trainer_of):
     options = ("SOLVER.MAX_ITER", "1", "SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu")
     trainer = trainer_of("amp", *options, "SOLVER.ACCUMULATION_STEPS", "3")
-    batches = itertools.count(1)
-    taken = []
-    loader = trainer._trainer._data_loader_iter
-    trainer._trainer._data_loader_iter = (taken.append(next(batches)) or b for b in loader)
+    seen = []
+    trainer.model.register_forward_pre_hook(
+        lambda *_: seen.append(
+            torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        )
+    )
     trainer.train()
-    assert taken == [1, 2, 3]
+    assert seen == [torch.bfloat16] * 3
     assert all(p.isfinite().all() for p in trainer.model.parameters())

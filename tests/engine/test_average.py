@@ -6,7 +6,7 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from tiny_training import WIDTH, arguments, assert_same, optimizer_tensors
 from torch import nn
 
-from axial_d2.engine import Trainer, load_config, train_or_evaluate
+from axial_d2.engine import SetupError, Trainer, load_config, train_or_evaluate
 from axial_d2.engine.average import AverageWeights
 
 ON = ("SOLVER.EMA.ENABLED", "True")
@@ -137,6 +137,13 @@ def test_the_average_may_be_switched_off_and_on_at_a_resume(trainer_of):
     assert_same(off.model.state_dict(), on.model.state_dict())
     on.train()
     assert_same(on.model.state_dict(), on.evaluated_model.state_dict())  # of one iteration
+
+
+def test_a_resume_with_other_parameter_groups_is_told(trainer_of):
+    trainer_of("groups", "SOLVER.MAX_ITER", "1").train()
+    other = trainer_of("groups", "SOLVER.MAX_ITER", "2", "SOLVER.WEIGHT_DECAY_TABLE", "0.5")
+    with pytest.raises(SetupError, match=r"model_final\.pth: .*SOLVER\.WEIGHT_DECAY_TABLE"):
+        other.resume_or_load(resume=True)
 
 
 def test_weights_to_start_from_reach_both_models(trainer_of, tmp_path):
