@@ -1,12 +1,16 @@
 """Several batches per iteration."""
 
+import contextlib
+
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.config import get_cfg
+from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils.events import EventStorage
 from tiny_training import Losses, assert_same, optimizer_tensors
 
-from axial_d2.engine.train_loop import AccumulatingTrainer
+from axial_d2.config import add_axial_config
+from axial_d2.engine.train_loop import AccumulatingTrainer, inner_trainer
 
 
 def run(kind, net, batches, iterations, **options):
@@ -19,6 +23,35 @@ def run(kind, net, batches, iterations, **options):
             inner.run_step()
             logged.append({k: v for k, (v, _) in storage.latest().items() if "time" not in k})
     return logged
+
+
+@pytest.mark.filterwarnings("ignore:.*GradScaler", "ignore:CUDA is not available")
+@pytest.mark.parametrize(
+    ("device", "amp", "steps", "kind", "autocast"),
+    [
+        ("cpu", False, 1, SimpleTrainer, None),
+        ("cuda", True, 1, AMPTrainer, None),
+        ("cpu", False, 2, AccumulatingTrainer, None),
+        ("cpu", True, 1, AccumulatingTrainer, ("cpu", torch.bfloat16)),
+        ("cuda", True, 2, AccumulatingTrainer, ("cuda", torch.float16)),
+    ],
+)
+def test_detectron2s_trainers_run_what_they_can(device, amp, steps, kind, autocast):
+    cfg = get_cfg()
+    add_axial_config(cfg)
+    cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.ACCUMULATION_STEPS = device, amp, steps
+    net = Losses()
+    inner = inner_trainer(cfg, net, [0], torch.optim.SGD(net.parameters(), lr=0.1))
+    assert type(inner) is kind
+    if kind is AccumulatingTrainer:
+        assert inner.steps == steps
+        # Loss scaling is for float16, and for where there is a GPU.
+        assert inner.grad_scaler.is_enabled() == (device == "cuda" and torch.cuda.is_available())
+        context = inner.autocast()
+        if autocast:
+            assert (context.device, context.fast_dtype) == autocast
+        else:
+            assert isinstance(context, contextlib.nullcontext)
 
 
 def test_batches_of_two_are_a_batch_of_four(seed):

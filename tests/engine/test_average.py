@@ -69,8 +69,8 @@ def test_resumed_equals_unbroken_with_everything_on(trainer_of, tmp_path):
 
 
 def test_the_average_does_not_change_the_training(trainer_of):
-    plain = trainer_of("plain")
-    averaged = trainer_of("averaged", *ON)
+    plain = trainer_of("plain", "SOLVER.MAX_ITER", "2")
+    averaged = trainer_of("averaged", *ON, "SOLVER.MAX_ITER", "2")
     averaged.model.load_state_dict(plain.model.state_dict())
     plain.train()
     averaged.train()
