@@ -24,6 +24,7 @@ def add_axial_config(cfg: CfgNode) -> None:
     _add_data(cfg)
     _add_classification(cfg)
     _add_test_augmentation(cfg)
+    _add_solver(cfg)
 
 
 def _add_backbone(cfg: CfgNode) -> None:
@@ -121,3 +122,32 @@ def _add_test_augmentation(cfg: CfgNode) -> None:
     # as well. The paper's for COCO; for Cityscapes and Mapillary it goes on to 2.0 by 0.25.
     # Detectron2's TEST.AUG.MIN_SIZES and MAX_SIZE are not used: lengths of its boxes' augmentation.
     cfg.TEST.AUG.SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+def _add_solver(cfg: CfgNode) -> None:
+    node = cfg.SOLVER
+    # Detectron2's SOLVER.OPTIMIZER is ADAM, ADAMW, RADAM (decoupled weight decay) or SGD. Its
+    # SOLVER.CLIP_GRADIENTS.CLIP_TYPE is value or norm, for each parameter by itself, or full_model,
+    # which clips the norm of all gradients together.
+    #
+    # Weight decay of the relative position tables; None: as all other parameters. 0.0 with a
+    # WEIGHT_DECAY_NORM of 0.0 leaves only the weights of convolutions and linear layers to decay.
+    node.WEIGHT_DECAY_TABLE = None
+    # Batches of IMS_PER_BATCH per iteration; their mean gradient makes one step, as a batch of
+    # IMS_PER_BATCH * ACCUMULATION_STEPS would, in the memory of one. What looks at a whole batch
+    # sees IMS_PER_BATCH pictures still: batch norm, and losses that pick or count pixels over it.
+    node.ACCUMULATION_STEPS = 1
+    # Lookahead around the optimiser: after every STEPS iterations the slow weights go ALPHA of the
+    # way to the fast ones, which go on from there (arXiv 1907.08610; its authors' code has 5 and
+    # 0.8, TensorFlow Addons 6 and 0.5). The fast ones are evaluated and saved: at multiples of
+    # STEPS the two are the same.
+    node.LOOKAHEAD = CfgNode()
+    node.LOOKAHEAD.ENABLED = False
+    node.LOOKAHEAD.STEPS = 5
+    node.LOOKAHEAD.ALPHA = 0.5
+    # Exponential moving average of weights and running statistics: what is then evaluated and is
+    # the "model" of the checkpoints. After n iterations the decay is min(DECAY, (1+n)/(10+n)), so
+    # that a short training's average does not consist of its first weights.
+    node.EMA = CfgNode()
+    node.EMA.ENABLED = False
+    node.EMA.DECAY = 0.9999

@@ -10,6 +10,7 @@ from detectron2.utils.file_io import PathManager
 
 from axial_d2.engine.checkpointer import last_checkpoint
 from axial_d2.engine.errors import SetupError
+from axial_d2.engine.solver_checks import check_solver
 
 # Meta-architectures whose classes are counted by MODEL.SEM_SEG_HEAD.NUM_CLASSES.
 _PANOPTIC = ("AxialDeepLab", "PanopticDeepLab")
@@ -28,6 +29,7 @@ def check_before_training(cfg: CfgNode) -> None:
         raise SetupError("DATASETS.TRAIN: expected the name of a dataset to train on, got none")
     if cfg.SOLVER.MAX_ITER < 1:
         raise SetupError(f"SOLVER.MAX_ITER: expected 1 or more, got {cfg.SOLVER.MAX_ITER}")
+    check_solver(cfg)
     _check_batch(cfg)
     _check_processes(cfg)
     check_test_augmentation(cfg)

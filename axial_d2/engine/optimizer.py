@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from axial_d2.engine.errors import SetupError
-from axial_d2.layers import LogitNorm
+from axial_d2.engine.lookahead import with_lookahead
+from axial_d2.layers import LogitNorm, RelativePositionTable
 
 # Modules whose parameters decay by SOLVER.WEIGHT_DECAY_NORM. BatchNorm's base class covers
 # SyncBatchNorm and Detectron2's naive one.
@@ -27,11 +28,12 @@ _SCHEDULERS = ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
-    """Builds SOLVER.OPTIMIZER, with gradient clipping as SOLVER.CLIP_GRADIENTS says.
+    """Builds SOLVER.OPTIMIZER, with SOLVER.LOOKAHEAD around it and SOLVER.CLIP_GRADIENTS before it.
 
     Args:
-        cfg: of SOLVER: OPTIMIZER (ADAM, ADAMW or SGD), BASE_LR, WEIGHT_DECAY, WEIGHT_DECAY_NORM,
-            BIAS_LR_FACTOR, MOMENTUM and NESTEROV (SGD), CLIP_GRADIENTS.
+        cfg: of SOLVER: OPTIMIZER (ADAM, ADAMW, RADAM or SGD), BASE_LR, WEIGHT_DECAY,
+            WEIGHT_DECAY_NORM, WEIGHT_DECAY_TABLE, BIAS_LR_FACTOR, MOMENTUM and NESTEROV (SGD),
+            LOOKAHEAD, CLIP_GRADIENTS; MODEL.DEVICE.
         model: the parameters that require a gradient are taken.
 
     Returns:
@@ -47,6 +49,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     builders: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
         "ADAM": (torch.optim.Adam, {"fused": fused}),
         "ADAMW": (torch.optim.AdamW, {"fused": fused}),
+        # Decoupled, as in its authors' code: ADAM adds the decay to the gradient, ADAMW does not.
+        "RADAM": (torch.optim.RAdam, {"decoupled_weight_decay": True}),
         "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
     }
     name = solver.OPTIMIZER.upper()
@@ -60,9 +64,27 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_table=solver.WEIGHT_DECAY_TABLE,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
     )
-    return maybe_add_gradient_clipping(cfg, kind)(groups, lr=solver.BASE_LR, **options)
+    if solver.LOOKAHEAD.ENABLED:
+        kind = with_lookahead(kind, steps=solver.LOOKAHEAD.STEPS, alpha=solver.LOOKAHEAD.ALPHA)
+    return _with_clipping(cfg, kind)(groups, lr=solver.BASE_LR, **options)
+
+
+def _with_clipping(cfg: CfgNode, kind: type[Optimizer]) -> type[Optimizer]:
+    """Adds SOLVER.CLIP_GRADIENTS; outermost, since Detectron2's cannot be derived from again."""
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if not clip.ENABLED or clip.CLIP_TYPE != "full_model":
+        return maybe_add_gradient_clipping(cfg, kind)
+
+    class WithFullModelClipping(kind):  # type: ignore[misc, valid-type]
+        def step(self, closure: Any = None) -> Any:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            return super().step(closure)
+
+    return WithFullModelClipping
 
 
 def parameter_groups(
@@ -71,6 +93,7 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     weight_decay_norm: float | None,
+    weight_decay_table: float | None = None,
     bias_lr_factor: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Sorts parameters by learning rate and weight decay.
@@ -81,8 +104,9 @@ def parameter_groups(
     Args:
         model: parameters that require no gradient are left out, shared ones taken once.
         lr: of all parameters but biases.
-        weight_decay: of all parameters but those of norms.
+        weight_decay: of all parameters but those of norms and position tables.
         weight_decay_norm: of the parameters of norms; None: as all others.
+        weight_decay_table: of the relative position tables; None: as all others.
         bias_lr_factor: factor on the learning rate of parameters named "bias".
 
     Returns:
@@ -90,10 +114,16 @@ def parameter_groups(
     """
     if weight_decay_norm is None:
         weight_decay_norm = weight_decay
+    if weight_decay_table is None:
+        weight_decay_table = weight_decay
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
     seen: set[nn.Parameter] = set()
     for module in model.modules():
-        decay = weight_decay_norm if isinstance(module, _NORMS) else weight_decay
+        decay = weight_decay
+        if isinstance(module, _NORMS):
+            decay = weight_decay_norm
+        elif isinstance(module, RelativePositionTable):
+            decay = weight_decay_table
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:
                 continue

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from torch import nn
 
+from axial_d2.engine.average import AverageWeights, take_training_weights
 from axial_d2.engine.checkpointer import Checkpointer, last_checkpoint
 from axial_d2.engine.checks import check_before_training
 from axial_d2.engine.errors import SetupError
@@ -31,7 +32,8 @@ class Trainer(DefaultTrainer):
 
     Beyond Detectron2's: optimiser state in the checkpoint on every version, a resumed training may
     be made longer, several CPU processes, mixed precision on the CPU, data checked before the first
-    iteration, the evaluation's numbers in OUTPUT_DIR/results.json, a checkpoint on Ctrl-C.
+    iteration, the evaluation's numbers in OUTPUT_DIR/results.json, a checkpoint on Ctrl-C, several
+    batches per iteration, an average of the weights.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -54,7 +56,12 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         self._trainer = inner_trainer(cfg, over_processes(model), loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        # After the processes have been given the first one's weights.
+        ema = cfg.SOLVER.EMA
+        self._average = AverageWeights(model, ema.DECAY) if ema.ENABLED else None
+        self.checkpointer = Checkpointer(
+            self.evaluated_model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -114,11 +121,25 @@ class Trainer(DefaultTrainer):
         """See `optimizer.build_lr_scheduler`."""
         return build_lr_scheduler(cfg, optimizer)
 
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What is evaluated and saved: the average with SOLVER.EMA, else the model trained."""
+        return self._average.model if self._average else self.model
+
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, and one that lets Ctrl-C wait for the end of the iteration."""
+        """Detectron2's hooks, the average, and Ctrl-C waiting for the end of the iteration."""
         found = super().build_hooks()
-        place = next(i for i, hook in enumerate(found) if isinstance(hook, hooks.LRScheduler))
-        return [*found[: place + 1], self._interrupt, *found[place + 1 :]]
+        place = next(i for i, hook in enumerate(found) if isinstance(hook, hooks.LRScheduler)) + 1
+        for i, hook in enumerate(found):
+            if isinstance(hook, hooks.EvalHook):
+                found[i] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        return [*found[:place], self._average, self._interrupt, *found[place:]]
+
+    def _evaluate(self) -> dict[str, Any]:
+        if self._average:
+            self._average.share_buffers()
+        self._last_eval_results = self.test(self.cfg, self.evaluated_model)
+        return self._last_eval_results
 
     def build_writers(self) -> list[EventWriter]:
         """Progress with ETA in the log, metrics.json, and TensorBoard where it is installed."""
@@ -205,7 +226,16 @@ class Trainer(DefaultTrainer):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave, or an older file of Detectron2 0.5 or 0.6 without it."""
+        """Restores what `state_dict` gave, or an older file of Detectron2 0.5 or 0.6 without it.
+
+        Args:
+            state: from a checkpoint.
+
+        Raises:
+            SetupError: the optimiser's part is of other parameter groups.
+        """
+        if self._average is None:
+            state = take_training_weights(state, self.checkpointer.model)
         TrainerBase.load_state_dict(self, state)
         inner = state.get("_trainer")
         if inner is None:
@@ -215,14 +245,21 @@ class Trainer(DefaultTrainer):
         if scaler is not None and not inner.get("grad_scaler"):
             # Saved without mixed precision, or on a CPU, where there is nothing to scale.
             inner = {**inner, "grad_scaler": scaler.state_dict()}
-        self._trainer.load_state_dict(inner)
+        try:
+            self._trainer.load_state_dict(inner)
+        except ValueError as error:
+            raise SetupError(
+                f"the optimiser's state is of other parameters ({error}): resume with the model, "
+                "SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_TABLE that it was saved with, or "
+                "start anew from its weights by MODEL.WEIGHTS"
+            ) from error
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Takes up the last checkpoint of OUTPUT_DIR, or loads MODEL.WEIGHTS.
 
         Args:
-            resume: whether to look for a checkpoint. Model, optimiser, schedule and iteration go on
-                from it; SOLVER.MAX_ITER may be another.
+            resume: whether to look for a checkpoint. Model, average, optimiser, schedule and
+                iteration go on from it; SOLVER.MAX_ITER may be another.
         """
         found = last_checkpoint(self.cfg.OUTPUT_DIR)
         if resume and not found:
@@ -235,6 +272,8 @@ class Trainer(DefaultTrainer):
             )
         base = super()
         follow_new_schedule(self.scheduler, lambda: base.resume_or_load(resume))
+        if self._average and not self._average.updates:
+            self._average.start_from_average()
         if self.start_iter >= self.max_iter:
             logger.info(
                 "The checkpoint has done %d iterations, SOLVER.MAX_ITER is %d: evaluation only",

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import arguments, diverge, train_and_save
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+from tiny_training import (
+    Losses,
+    arguments,
+    assert_same,
+    diverge,
+    train_and_accumulate,
+    train_and_save,
+)
 
 from axial_d2.engine import SetupError, launch, under_torchrun
 
@@ -50,6 +59,40 @@ def test_two_processes_of_torchrun_end_with_the_same_weights(config_file, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_weights(tmp_path / "out")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: this is for the CPU")
+def test_two_processes_with_average_lookahead_and_accumulation(seed, config_file, tmp_path):
+    options = (*OPTIONS, "SOLVER.OPTIMIZER", "RADAM", "SOLVER.LOOKAHEAD.ENABLED", "True")
+    options += ("SOLVER.LOOKAHEAD.STEPS", "2", "SOLVER.ACCUMULATION_STEPS", "2")
+    options += ("SOLVER.EMA.ENABLED", "True")
+    args = arguments(config_file, *options)
+    pictures = torch.randn(4, 4, 3, 5, 7)  # batches, pictures of one
+    net = Losses()
+    weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    launch(train_and_accumulate, 2, args=(args, pictures, weights, str(tmp_path)))
+
+    out = tmp_path / "out"
+    assert_same_weights(out)
+    first, second = (torch.load(out / f"evaluated{rank}.pt") for rank in (0, 1))
+    assert_same(first, second)
+    assert_same(first, torch.load(out / "model_final.pth")["model"])
+    trained = torch.load(out / "rank0.pt")
+    assert any(not torch.equal(trained[name], first[name]) for name in trained)
+
+    # Accumulation: all pictures of an iteration in one batch, one reduction of the one bucket.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    whole = SimpleTrainer(net, [pictures[:2].flatten(0, 1), pictures[2:].flatten(0, 1)], optimizer)
+    for whole.iter in range(2):
+        with EventStorage(whole.iter):
+            whole.run_step()
+    (first, reductions), (second, _) = (
+        torch.load(tmp_path / f"accumulated{rank}.pt") for rank in (0, 1)
+    )
+    assert_same(first, second)
+    assert reductions == [0, 0]
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(first[name], tensor, rtol=0, atol=1e-6)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: this is for the CPU")

@@ -7,45 +7,10 @@ import signal
 import pytest
 import torch
 from detectron2.engine import AMPTrainer
-from tiny_training import WIDTH, arguments, write_config, write_dataset
+from tiny_training import WIDTH, arguments, assert_same, optimizer_tensors
 
-from axial_d2.engine import Trainer, load_config, train_or_evaluate
+from axial_d2.engine import Trainer, train_or_evaluate
 from axial_d2.engine import trainer as trainer_module
-
-
-@pytest.fixture(scope="module")
-def one_picture(tmp_path_factory):
-    """A dataset of one picture: with no flip every batch is the same, whatever the order."""
-    return write_dataset(tmp_path_factory.mktemp("one") / "data", pictures=1)
-
-
-@pytest.fixture
-def trainer_of(tmp_path, one_picture):
-    """trainer_of(output, option, value, ...) -> Trainer on that picture, without evaluation."""
-    path = write_config(tmp_path / "one.yaml", one_picture, "tiny_one_picture", tmp_path / "out")
-
-    def make(output, *options):
-        return Trainer(
-            load_config(
-                str(path),
-                ["OUTPUT_DIR", str(tmp_path / output), "DATASETS.TEST", "()"]
-                + ["INPUT.RANDOM_FLIP", "none", "SOLVER.IMS_PER_BATCH", "1", *options],
-            )
-        )
-
-    return make
-
-
-def optimizer_tensors(optimizer):
-    """The optimiser's state, flat: (parameter, name) -> value."""
-    states = optimizer.state_dict()["state"]
-    return {(i, name): value for i, state in states.items() for name, value in state.items()}
-
-
-def assert_same(first, second):
-    assert first.keys() == second.keys() and len(first) > 0
-    for key, value in first.items():
-        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key])), key
 
 
 def test_training_evaluates_and_leaves_everything(config_file, tmp_path):

@@ -59,6 +59,44 @@ def test_nothing_to_do_is_refused(config_file, key):
         check_before_training(cfg)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("ACCUMULATION_STEPS", "0", "1 or more"),
+        ("LOOKAHEAD.STEPS", "0", "1 or more"),
+        ("LOOKAHEAD.ALPHA", "0.0", "more than 0 and at most 1"),
+        ("LOOKAHEAD.ALPHA", "1.1", "more than 0 and at most 1"),
+        ("EMA.DECAY", "1.0", "0 or more and less than 1"),
+        ("EMA.DECAY", "-0.5", "0 or more and less than 1"),
+        ("WEIGHT_DECAY", "-0.1", "a number, 0 or more"),
+        ("WEIGHT_DECAY_NORM", "-0.1", "a number, 0 or more, or None: as all others"),
+        ("WEIGHT_DECAY_TABLE", "-0.1", "a number, 0 or more, or None: as all others"),
+        ("WEIGHT_DECAY_TABLE", "none", "a number, 0 or more, or None: as all others"),
+        ("WARMUP_METHOD", "cubic", "one of constant, linear"),
+        ("CLIP_GRADIENTS.CLIP_TYPE", "global", "one of full_model, norm, value"),
+    ],
+)
+def test_values_of_the_solver_out_of_range(config_file, key, value, expected):
+    cfg = load_config(str(config_file), [f"SOLVER.{key}", value])
+    with pytest.raises(SetupError, match=f"^SOLVER.{key}: expected {expected}; got {value}$"):
+        check_before_training(cfg)
+
+
+def test_the_solvers_limits_pass(config_file):
+    options = ["SOLVER.LOOKAHEAD.ALPHA", "1.0", "SOLVER.EMA.DECAY", "0.0"]
+    options += ["SOLVER.WEIGHT_DECAY_TABLE", "0", "SOLVER.WEIGHT_DECAY_NORM", "None"]
+    check_before_training(load_config(str(config_file), options))
+
+
+def test_what_does_not_go_together_in_the_solver(config_file):
+    options = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.NESTEROV", "True", "SOLVER.MOMENTUM", "0.0"]
+    with pytest.raises(SetupError, match=r"SOLVER\.MOMENTUM: expected more than 0 with .*NESTEROV"):
+        check_before_training(load_config(str(config_file), options))
+    options = ["SOLVER.EMA.ENABLED", "True", "TEST.PRECISE_BN.ENABLED", "True"]
+    with pytest.raises(SetupError, match=r"PRECISE_BN\.ENABLED: expected False with SOLVER\.EMA"):
+        check_before_training(load_config(str(config_file), options))
+
+
 def test_batch_is_shared_evenly(config_file, monkeypatch):
     cfg = load_config(str(config_file))
     monkeypatch.setattr(comm, "get_world_size", lambda: 4)

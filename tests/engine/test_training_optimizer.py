@@ -1,5 +1,8 @@
 """Optimiser, parameter groups and schedule."""
 
+import io
+import math
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -14,7 +17,7 @@ from axial_d2.engine.optimizer import (
     follow_new_schedule,
     parameter_groups,
 )
-from axial_d2.layers import LogitNorm
+from axial_d2.layers import AxialAttention1d, LogitNorm, RelativePositionTable
 
 
 def config(*options):
@@ -27,6 +30,12 @@ def config(*options):
 def model():
     return nn.Sequential(
         nn.Linear(3, 4), nn.BatchNorm1d(4), LogitNorm(2), NaiveSyncBatchNorm(4), nn.Linear(4, 1)
+    )
+
+
+def attention():
+    return AxialAttention1d(
+        in_channels=8, out_channels=8, axis="height", num_heads=2, max_distance=5
     )
 
 
@@ -45,9 +54,71 @@ def test_norms_decay_by_their_own_factor_and_biases_learn_at_theirs():
     assert {id(p) for p in found[0.2, 0.0]} == {id(net[i].bias) for i in (1, 3)}
 
 
+def test_position_tables_decay_by_their_own_factor():
+    net = attention()
+    tables = [m.weight for m in net.modules() if isinstance(m, RelativePositionTable)]
+    norms = [p for m in net.modules() if isinstance(m, LogitNorm) for p in m.parameters()]
+    assert len(tables) == 3 and norms
+
+    def decays(**given):
+        groups = parameter_groups(net, lr=0.1, weight_decay=0.01, **given)
+        return {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+
+    found = decays(weight_decay_norm=0.0, weight_decay_table=0.002)
+    assert {found[id(p)] for p in tables} == {0.002}
+    assert {found[id(p)] for p in norms} == {0.0}
+    assert set(found.values()) == {0.0, 0.002, 0.01}
+    assert {decays(weight_decay_norm=0.0, weight_decay_table=0.0)[id(p)] for p in tables} == {0.0}
+    plain = decays(weight_decay_norm=0.0)
+    assert {plain[id(p)] for p in tables} == {0.01}
+
+
+def test_groups_are_those_of_old_checkpoints_where_tables_have_no_decay_of_their_own():
+    net = nn.Sequential(attention(), nn.Linear(8, 1))
+    norms = (nn.BatchNorm2d, LogitNorm)
+    in_norms = [p for m in net.modules() if isinstance(m, norms) for p in m.parameters()]
+    rest = [p for p in net.parameters() if all(p is not other for other in in_norms)]
+    groups = build_optimizer(config("SOLVER.WEIGHT_DECAY_NORM", 0.0), net).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.01, 0.0]
+    assert [[id(p) for p in g["params"]] for g in groups] == [
+        [id(p) for p in rest],
+        [id(p) for p in in_norms],
+    ]
+
+
+def test_radam_is_the_papers_with_decoupled_decay():
+    """Liu et al. 2020, algorithm 2, written out for one weight."""
+    lr, decay, b1, b2, eps = 0.1, 0.01, 0.9, 0.999, 1e-8
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.weight, 2.0)
+    optimizer = build_optimizer(config("SOLVER.OPTIMIZER", "RADAM"), net)
+    weight, m, v = 2.0, 0.0, 0.0
+    longest = 2 / (1 - b2) - 1
+    rectified = 0
+    for t in range(1, 9):
+        gradient = 3.0 * (-0.7) ** t
+        net.weight.grad = torch.full((1, 1), gradient)
+        optimizer.step()
+        m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+        length = longest - 2 * t * b2**t / (1 - b2**t)
+        step = m / (1 - b1**t)
+        if length > 5:
+            rectified += 1
+            r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+            step *= math.sqrt(r) / (math.sqrt(v / (1 - b2**t)) + eps)
+        weight = weight * (1 - lr * decay) - lr * step
+        assert net.weight.item() == pytest.approx(weight, rel=1e-5)
+    assert 0 < rectified < 8
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("ADAM", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("SGD", torch.optim.SGD)],
+    [
+        ("ADAM", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("RADAM", torch.optim.RAdam),
+        ("SGD", torch.optim.SGD),
+    ],
 )
 def test_optimisers_step(name, kind):
     net = nn.Linear(2, 1)
@@ -68,6 +139,21 @@ def test_a_fused_optimiser_is_for_the_cpu_alone():
         assert bool(getattr(optimizer, "_step_supports_amp_scaling", False)) is fused
 
 
+def test_nesterov_by_hand():
+    cfg = config("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.5, "SOLVER.NESTEROV", True)
+    cfg.SOLVER.WEIGHT_DECAY = 0.0
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(net.weight)
+    optimizer = build_optimizer(cfg, net)
+    seen = []
+    for _ in range(2):
+        net.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+        seen.append(net.weight.item())
+    # Velocity 1, then 1.5; steps 0.1 * (1 + 0.5 * velocity).
+    assert seen == pytest.approx([-0.15, -0.15 - 0.175])
+
+
 def test_sgd_has_momentum_and_nesterov():
     cfg = config("SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.8, "SOLVER.NESTEROV", True)
     group = build_optimizer(cfg, nn.Linear(2, 1)).param_groups[0]
@@ -75,7 +161,7 @@ def test_sgd_has_momentum_and_nesterov():
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(SetupError, match="expected one of ADAM, ADAMW, SGD, got LION"):
+    with pytest.raises(SetupError, match="expected one of ADAM, ADAMW, RADAM, SGD, got LION"):
         build_optimizer(config("SOLVER.OPTIMIZER", "LION"), nn.Linear(2, 1))
     cfg = config("SOLVER.LR_SCHEDULER_NAME", "Poly")
     with pytest.raises(SetupError, match="expected one of WarmupPolyLR, .* got Poly"):
@@ -107,6 +193,67 @@ def test_schedules_warm_up_and_fall(name):
         optimizer.step()
         scheduler.step()
     assert rates[0] < rates[3] < rates[5] and rates[-1] < rates[5] <= 0.1
+
+
+def rates_of(scheduler, optimizer, iterations):
+    """The rate of each iteration, and the one that would follow."""
+    rates = [optimizer.param_groups[0]["lr"]]
+    for _ in range(iterations):
+        optimizer.step()
+        scheduler.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    return rates
+
+
+def test_values_of_warm_up_and_decay():
+    options = ("SOLVER.MAX_ITER", 20, "SOLVER.WARMUP_ITERS", 4, "SOLVER.WARMUP_FACTOR", 0.2)
+
+    def rates(*more):
+        cfg = config(*options, *more)
+        optimizer = build_optimizer(cfg, nn.Linear(2, 1))
+        return rates_of(build_lr_scheduler(cfg, optimizer), optimizer, 20)
+
+    warm = [0.2, 0.4, 0.6, 0.8] + [1.0] * 17
+    poly = [0.1 * w * (1 - t / 20) ** 0.9 for t, w in enumerate(warm)]
+    found = rates("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR")
+    assert found == pytest.approx(poly)
+    assert found[19] == pytest.approx(0.1 * 0.05**0.9) and found[20] == 0
+    # Detectron2's warm-up leads in a straight line to the cosine's value at its end.
+    cosine = [0.05 * (1 + math.cos(math.pi * t / 20)) for t in range(21)]
+    line = [0.02 + (cosine[4] - 0.02) * t / 4 for t in range(4)]
+    found = rates("SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR")
+    assert found == pytest.approx(line + cosine[4:])
+    found = rates("SOLVER.WARMUP_METHOD", "constant", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR")
+    assert found[:4] == pytest.approx([0.02] * 4) and found[4:] == pytest.approx(cosine[4:])
+    found = rates("SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "SOLVER.POLY_LR_CONSTANT_ENDING", 0.3)
+    assert min(found[4:]) == pytest.approx(0.03) == found[20]
+
+
+@pytest.mark.parametrize("name", ["WarmupPolyLR", "WarmupCosineLR"])
+@pytest.mark.parametrize("done", [2, 7])
+def test_a_resumed_schedule_goes_on(name, done):
+    """In the warm-up, and after it."""
+
+    def start():
+        cfg = config("SOLVER.LR_SCHEDULER_NAME", name, "SOLVER.MAX_ITER", 12)
+        cfg.SOLVER.WARMUP_ITERS = 4
+        optimizer = build_optimizer(cfg, nn.Linear(2, 1))
+        return build_lr_scheduler(cfg, optimizer), optimizer
+
+    whole = rates_of(*start(), 12)
+    first = start()
+    rates_of(*first, done)
+    resumed = start()
+    file = io.BytesIO()
+    torch.save([part.state_dict() for part in first], file)
+    file.seek(0)
+
+    def restore():
+        for part, state in zip(resumed, torch.load(file), strict=True):
+            part.load_state_dict(state)
+
+    follow_new_schedule(resumed[0], restore)
+    assert rates_of(*resumed, 12 - done) == pytest.approx(whole[done:])
 
 
 @pytest.mark.parametrize("name", ["WarmupPolyLR", "WarmupCosineLR"])

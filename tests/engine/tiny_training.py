@@ -132,8 +132,38 @@ def arguments(config_file, *opts, resume=False, eval_only=False):
     )
 
 
+class Losses(torch.nn.Module):
+    """A model without norms, whose two losses are means over the pictures of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.bias = torch.nn.Parameter(torch.zeros(4))
+
+    def forward(self, pictures):
+        """Losses of (N, 3, H, W) pictures."""
+        maps = torch.nn.functional.conv2d(pictures, self.weight, self.bias)
+        return {"square": (maps - 1).pow(2).mean(), "absolute": maps.abs().mean()}
+
+
+def optimizer_tensors(optimizer):
+    """The optimiser's state, flat: (parameter, name) -> value."""
+    states = optimizer.state_dict()["state"]
+    return {(i, name): value for i, state in states.items() for name, value in state.items()}
+
+
+def assert_same(first, second):
+    """Two flat dicts of tensors or numbers hold the same, to the bit."""
+    assert first.keys() == second.keys() and len(first) > 0
+    for key, value in first.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key])), key
+
+
 def train_and_save(args):
-    """Trains in one of several processes and saves the parameters it ends with, by rank."""
+    """Trains in one of several processes and saves what it ends with, by rank.
+
+    The parameters, and the whole model that is evaluated, which is another with SOLVER.EMA.
+    """
     from detectron2.utils import comm
 
     from axial_d2.engine import Trainer, setup_cfg
@@ -144,6 +174,39 @@ def train_and_save(args):
     trainer.train()
     named = trainer.model.module.named_parameters()
     torch.save({n: p.detach() for n, p in named}, f"{cfg.OUTPUT_DIR}/rank{comm.get_rank()}.pt")
+    state = trainer.evaluated_model.state_dict()
+    torch.save(state, f"{cfg.OUTPUT_DIR}/evaluated{comm.get_rank()}.pt")
+
+
+def train_and_accumulate(args, pictures, weights, folder):
+    """`train_and_save`; then two iterations of two batches, whose pictures the processes share.
+
+    Saves the weights of the latter and its reductions. One function: processes start slowly.
+    """
+    from detectron2.utils import comm
+    from detectron2.utils.events import EventStorage
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+    from axial_d2.engine.train_loop import AccumulatingTrainer, over_processes
+
+    train_and_save(args)
+    net = Losses()
+    net.load_state_dict(weights)
+    wrapped = over_processes(net)
+    reductions = []
+
+    def counting(state, bucket):
+        reductions.append(bucket.index())
+        return default_hooks.allreduce_hook(state, bucket)
+
+    wrapped.register_comm_hook(None, counting)
+    batches = [batch.chunk(2)[comm.get_rank()] for batch in pictures]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    inner = AccumulatingTrainer(wrapped, batches, optimizer, steps=2)
+    for inner.iter in range(2):
+        with EventStorage(inner.iter):
+            inner.run_step()
+    torch.save([net.state_dict(), reductions], f"{folder}/accumulated{comm.get_rank()}.pt")
 
 
 def diverge() -> None:
