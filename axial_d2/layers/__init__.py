@@ -7,12 +7,13 @@ from axial_d2.layers.local_attention import LocalAttention2d
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.position_table import RelativePositionTable
 from axial_d2.layers.recompute import recomputed
-from axial_d2.layers.stem import ConvStem, conv3_stem, conv7_stem
+from axial_d2.layers.stem import AxialStem, ConvStem, conv3_stem, conv7_stem
 
 __all__ = [
     "AxialAttention1d",
     "AxialAttention2d",
     "AxialBottleneck",
+    "AxialStem",
     "ConvStem",
     "DropPath",
     "LocalAttention2d",
