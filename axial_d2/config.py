@@ -33,21 +33,28 @@ def _add_backbone(cfg: CfgNode) -> None:
     node.DEPTH = 50
     # All widths, the stem's included; the paper's S, M, L, XL are 0.5, 0.75, 1, 2.
     node.WIDTH_MULTIPLIER = 1.0
-    # "conv3", three 3x3 convolutions (the paper's for segmentation), or "conv7", one 7x7 (the
-    # paper's for ImageNet).
+    # "conv3", three 3x3 convolutions (the paper's for segmentation), "conv7", one 7x7 (the paper's
+    # for ImageNet), or "axial", three axial blocks (the paper's stand-alone network, with SPAN 15).
     node.STEM = "conv3"
-    # What stands in place of a bottleneck's 3x3 convolution.
+    # What stands in place of a bottleneck's 3x3 convolution: "axial", or what the paper compares it
+    # with: "local", stand-alone self-attention in a window, or "ps_local", with all three position
+    # terms. The local ones have ResNet-50's widths at WIDTH_MULTIPLIER 1.
     node.ATTENTION = "axial"
     # Heads of every attention layer; the paper always uses 8.
     node.NUM_HEADS = 8
     # Keys a query sees, centred on it: odd, or 0 for the whole strip. The paper's panoptic models
     # use 65.
     node.SPAN = 0
+    # The same for the blocks of STEM "axial", which work on whole pictures: the paper's 15.
+    node.STEM_SPAN = 15
+    # Rows and columns around a query that local attention sees: odd; the paper's 7.
+    node.WINDOW = 7
     # Relative distances the position tables hold, each way: 2 * 254 + 1 = 509 rows, as the
     # official implementation has them. Further apart, the last row is used.
     node.MAX_DISTANCE = 254
     # "subsample" takes every s-th row after the height pass and every s-th column after the width
-    # pass (official implementation); "avg_pool" pools after both (the public PyTorch one).
+    # pass (official implementation); "avg_pool" pools after both (the public PyTorch one). After
+    # local attention the paper pools.
     node.STRIDE = "subsample"
     # 16 takes the stride out of the last stage (segmentation), 32 keeps it (classification).
     node.OUTPUT_STRIDE = 16
@@ -59,6 +66,7 @@ def _add_backbone(cfg: CfgNode) -> None:
     # Recomputes each block in the backward pass instead of keeping its activations.
     node.CHECKPOINT = False
     # Which implementation of `axial_d2.ops.axial_attention`; "auto" takes the fastest that can run.
+    # Local attention has "blocked", which "auto" takes, and "reference".
     node.BACKEND = "auto"
     node.OUT_FEATURES = ["res2", "res3", "res5"]
 

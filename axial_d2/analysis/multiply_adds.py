@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from axial_d2 import ops
-from axial_d2.layers import AxialAttention1d, AxialAttention2d
+from axial_d2.layers import AxialAttention1d, AxialAttention2d, LocalAttention2d
 from axial_d2.ops.reference import pairs_in_band
 
 # Layers whose parameters scale and shift: not counted.
@@ -140,10 +140,24 @@ def _one_axial(module: AxialAttention1d, x: Tensor, y: Tensor) -> MultiplyAdds:
     return axial_pass(module, (x.shape[0], *x.shape[2:]))
 
 
-_ATTENTIONS = (AxialAttention1d, AxialAttention2d)
+def _local(module: LocalAttention2d, x: Tensor, y: Tensor) -> MultiplyAdds:
+    pictures, _, height, width = x.shape
+    # q.k, q.r and the weights with v; if position-sensitive also k.rk, and the weights with rv.
+    queries, values = (3, 2) if module.position_sensitive else (2, 1)
+    each = module.num_heads * (queries * module.query_depth + values * module.value_depth)
+    convolution = pictures * height * width * module.qkv.in_channels * module.qkv.out_channels
+    pairs = pairs_in_band(height, module.window) * pairs_in_band(width, module.window)
+    whole = height * width * module.window**2
+    return MultiplyAdds(
+        convolution + pictures * whole * each, convolution + pictures * pairs * each
+    )
+
+
+_ATTENTIONS = (AxialAttention1d, AxialAttention2d, LocalAttention2d)
 _FORMULAS: dict[type[nn.Module], Callable[..., MultiplyAdds]] = {
     nn.Conv2d: _convolution,
     nn.Linear: _linear,
     AxialAttention2d: _axial,
     AxialAttention1d: _one_axial,
+    LocalAttention2d: _local,
 }

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.lookahead import with_lookahead
 from axial_d2.layers import LogitNorm, RelativePositionTable
+from axial_d2.layers.local_attention import FactoredWindowTable, WindowTable
 
 # Modules whose parameters decay by SOLVER.WEIGHT_DECAY_NORM. BatchNorm's base class covers
 # SyncBatchNorm and Detectron2's naive one.
@@ -24,6 +25,8 @@ _NORMS = (
     nn.LayerNorm,
     LogitNorm,
 )
+# Modules whose parameters decay by SOLVER.WEIGHT_DECAY_TABLE.
+_TABLES = (RelativePositionTable, WindowTable, FactoredWindowTable)
 _SCHEDULERS = ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR")
 
 
@@ -122,7 +125,7 @@ def parameter_groups(
         decay = weight_decay
         if isinstance(module, _NORMS):
             decay = weight_decay_norm
-        elif isinstance(module, RelativePositionTable):
+        elif isinstance(module, _TABLES):
             decay = weight_decay_table
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or parameter in seen:

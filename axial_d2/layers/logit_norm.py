@@ -12,13 +12,13 @@ KINDS = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN")
 
 
 class LogitNorm(nn.Module):
-    """Normalises q.k, q.rq and k.rk before they are summed and soft-maxed.
+    """Normalises q.k, q.rq and k.rk, each by itself, before they are summed and soft-maxed.
 
     Only the scales `weight / sqrt(variance + eps)` reach the attention. The shift of an ordinary
     batch norm is the same for all keys of a head, so the softmax cancels it: there is none.
 
     What is kept and learned: `weight` (3, G), `running_mean` (3, G), `running_var` (3, G); terms in
-    the order q.k, q.rq, k.rk.
+    the order q.k, q.rq, k.rk. Attention without the last has two rows of each.
     """
 
     running_mean: Tensor
@@ -26,12 +26,19 @@ class LogitNorm(nn.Module):
     num_batches_tracked: Tensor
 
     def __init__(
-        self, num_heads: int, *, kind: str = "BN", eps: float = 1e-5, momentum: float = 0.1
+        self,
+        num_heads: int,
+        *,
+        num_terms: int = 3,
+        kind: str = "BN",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
     ) -> None:
         """Starts from scales of one and the statistics of a standard normal.
 
         Args:
             num_heads: G.
+            num_terms: 3, or 2 where the attention has no k.rk.
             kind: "BN"; "SyncBN", statistics over all processes; "naiveSyncBN", the same with every
                 process weighing alike and the biased variance kept, as Detectron2's does;
                 "FrozenBN", running statistics always, nothing learned.
@@ -39,19 +46,21 @@ class LogitNorm(nn.Module):
             momentum: share of the new statistics in the running ones.
 
         Raises:
-            ValueError: an unknown kind, or no head.
+            ValueError: an unknown kind, no head, or another number of terms.
         """
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
         if num_heads < 1:
             raise ValueError(f"num_heads: expected at least 1, got {num_heads}")
+        if num_terms not in (2, 3):
+            raise ValueError(f"num_terms: expected 2 or 3, got {num_terms}")
         self.kind = kind
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(3, num_heads))
-        self.register_buffer("running_mean", torch.zeros(3, num_heads))
-        self.register_buffer("running_var", torch.ones(3, num_heads))
+        self.weight = nn.Parameter(torch.ones(num_terms, num_heads))
+        self.register_buffer("running_mean", torch.zeros(num_terms, num_heads))
+        self.register_buffer("running_var", torch.ones(num_terms, num_heads))
         self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
         if kind == "FrozenBN":
             self.freeze()

@@ -1,4 +1,6 @@
-"""Axial attention as functions on tensors: one specification, `reference`, and its fast twins.
+"""Attention as functions on tensors: for each a specification and its fast twins.
+
+Axial attention here, specified in `reference`; local 2-D attention in `local`.
 
 >>> from axial_d2 import ops
 >>> content, position = ops.axial_attention(q, k, v, query_table, key_table, value_table, span=65)
@@ -19,16 +21,28 @@ from axial_d2.ops.chooser import (
     record_backends,
     use_backend,
 )
+from axial_d2.ops.local import (
+    LOCAL_BACKENDS,
+    check_local_backend_name,
+    check_window,
+    local_attention,
+    local_logit_moments,
+)
 from axial_d2.ops.reference import at_least_single, no_autocast
 
 __all__ = [
     "BACKENDS",
+    "LOCAL_BACKENDS",
     "AttentionSizes",
     "Backend",
     "axial_attention",
     "check_backend_name",
+    "check_local_backend_name",
     "check_span",
+    "check_window",
     "choose_backend",
+    "local_attention",
+    "local_logit_moments",
     "logit_moments",
     "normalized_axial_attention",
     "record_backends",

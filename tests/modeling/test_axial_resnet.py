@@ -153,7 +153,7 @@ def test_only_the_stages_asked_for_run() -> None:
     ("options", "message"),
     [
         ({"depth": 34}, "MODEL.AXIAL_RESNET.DEPTH: expected one of 26, 50, got 34"),
-        ({"stem": "conv5"}, "STEM: expected one of conv3, conv7, got 'conv5'"),
+        ({"stem": "conv5"}, "STEM: expected one of conv3, conv7, axial, got 'conv5'"),
         ({"output_stride": 8}, "OUTPUT_STRIDE: expected one of 16, 32, got 8"),
         ({"out_features": ("res6",)}, "OUT_FEATURES: expected one of stem"),
         ({"out_features": ()}, "OUT_FEATURES: expected at least one"),
@@ -179,7 +179,9 @@ def test_from_config() -> None:
     assert isinstance(net, AxialResNet)
     assert list(net.output_shape()) == ["res4"]
     assert {m.span for m in net.modules() if isinstance(m, AxialAttention1d)} == {7}
-    with pytest.raises(ValueError, match=r"ATTENTION: expected one of axial, got 'sasa'"):
+    with pytest.raises(
+        ValueError, match=r"ATTENTION: expected one of axial, local, ps_local, got 'sasa'"
+    ):
         build_backbone(small_config("MODEL.AXIAL_RESNET.ATTENTION", "sasa"))
 
 

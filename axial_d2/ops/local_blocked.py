@@ -1,0 +1,260 @@
+"""Local 2-D attention a block of tiles at a time, in plain PyTorch.
+
+Nothing of a block is kept: the backward pass computes its logits again, so that memory grows
+neither with the window nor with the number of windows. Where what lies in `ops/tiles.py`.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from axial_d2.ops import reference
+from axial_d2.ops.reference import at_least_single, no_autocast
+from axial_d2.ops.tiles import Block, Grid
+
+
+def local_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor | None,
+    value_table: Tensor | None,
+    *,
+    logit_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The attention; see `axial_d2.ops.local_attention`. Differentiable once."""
+    heads = q.shape[1]
+    rq, rk, rv = (_rows(t, heads) for t in (query_table, key_table, value_table))
+    content_query = q
+    if logit_scale is not None:
+        scale = logit_scale.to(q.dtype)[..., None, None]  # (T, G, 1, 1)
+        content_query = q * scale[0, ..., None]
+        rq = rq * scale[1]
+        rk = None if rk is None else rk * scale[2]
+    heads_first = (t.transpose(0, 1) for t in (content_query, q, k, v))  # (G, N, H, W, D)
+    content, position = _Attention.apply(*heads_first, rq, rk, rv, query_table.shape[0])
+    position = None if value_table is None else position.transpose(0, 1)
+    return content.transpose(0, 1), position
+
+
+def local_logit_moments(
+    q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor | None
+) -> tuple[Tensor, Tensor, int]:
+    """The moments; see `axial_d2.ops.local_logit_moments`. Differentiable once."""
+    window = query_table.shape[0]
+    pairs = math.prod(reference.pairs_in_band(n, window) for n in q.shape[2:4])
+    rows = (_rows(t, q.shape[1]) for t in (query_table, key_table))
+    heads_first = (t.transpose(0, 1) for t in (q, k))  # (G, N, H, W, D)
+    count = q.shape[0] * pairs
+    mean, variance = _Moments.apply(*heads_first, *rows, window, count)
+    return mean, variance, count
+
+
+def _rows(table: Tensor | None, heads: int) -> Tensor | None:
+    """(M, M, D) to (G, M * M, D)."""
+    return None if table is None else table.flatten(0, 1).expand(heads, -1, -1)
+
+
+def _blocks(q: Tensor, window: int) -> Iterator[Block]:
+    heads, pictures, height, width, _ = q.shape
+    return Grid(height, width, window).blocks(heads, pictures)
+
+
+class _Attention(torch.autograd.Function):
+    """Content and position from (G, N, H, W, D) maps and per-head rows of the tables."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        a: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        rq: Tensor,
+        rk: Tensor | None,
+        rv: Tensor | None,
+        window: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.save_for_backward(a, q, k, v, rq, rk, rv)
+        ctx.window = window
+        content = v.new_empty(v.shape)
+        position = None if rv is None else v.new_empty(v.shape)
+        with no_autocast(q):
+            rq, rk, rv = (_single(t) for t in (rq, rk, rv))
+            for block in _blocks(q, window):
+                ab, qb = (at_least_single(block.queries(t)) for t in (a, q))
+                kb, vb = (at_least_single(block.keys(t)) for t in (k, v))
+                weights = _weights(block, ab, qb, kb, rq, rk)
+                block.put_queries(content, block.spread(weights) @ vb)
+                if rv is not None:
+                    block.put_queries(position, _per_head(weights, rv))
+        return content, position
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        # The region of the forward pass may still be open.
+        with no_autocast(content_grad):
+            return _Attention._gradients(ctx, content_grad, position_grad)
+
+    @staticmethod
+    def _gradients(
+        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        a, q, k, v, *tables = ctx.saved_tensors
+        rq, rk, rv = (_single(t) for t in tables)
+        da, dq = (torch.empty_like(t) for t in (a, q))
+        # Margins of several blocks add up: not in half precision.
+        dk, dv = (torch.zeros_like(at_least_single(t)) for t in (k, v))
+        drq, drk, drv = (None if t is None else torch.zeros_like(t) for t in (rq, rk, rv))
+        for block in _blocks(q, ctx.window):
+            ab, qb, dc = (at_least_single(block.queries(t)) for t in (a, q, content_grad))
+            kb, vb = (at_least_single(block.keys(t)) for t in (k, v))
+            weights = _weights(block, ab, qb, kb, rq, rk)
+
+            slopes = block.by_query(dc @ vb.mT).reshape(weights.shape)
+            block.add_keys(dv, block.spread(weights).mT @ dc)
+            if rv is not None:
+                dp = at_least_single(block.queries(position_grad))
+                slopes += _per_head(dp, rv.mT)
+                drv += _summed(weights, dp)
+            # d softmax = w * (g - sum(w * g)); no row of 1s is subtracted from a sum of 1s.
+            slopes -= torch.linalg.vecdot(weights, slopes)[..., None]
+            logits = weights.mul_(slopes)
+            content = block.spread(logits)
+            block.put_queries(da, content @ kb)
+            block.put_queries(dq, _per_head(logits, rq))
+            drq += _summed(logits, qb)
+            dkb = content.mT @ ab
+            if rk is not None:
+                by_key = block.spread_by_key(logits)
+                dkb += _per_head(by_key, rk)
+                drk += _summed(by_key, kb)
+            block.add_keys(dk, dkb)
+        grads = [t.to(like.dtype) for t, like in zip((dk, dv), (k, v), strict=True)]
+        for grad, table in zip((drq, drk, drv), tables, strict=True):
+            grads.append(None if grad is None else grad.to(table.dtype))
+        return da, dq, *grads, None
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance (T, G) from (G, N, H, W, D) maps and per-head rows of the tables."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        q: Tensor,
+        k: Tensor,
+        rq: Tensor,
+        rk: Tensor | None,
+        window: int,
+        count: int,
+    ) -> tuple[Tensor, Tensor]:
+        terms = 2 if rk is None else 3
+        # Sums of what is left of a value near the mean: the variance of logits far from zero would
+        # be a small difference of large sums.
+        near = at_least_single(q).new_zeros(terms, q.shape[0])
+        sums = torch.zeros(2, terms, q.shape[0], dtype=torch.float64, device=q.device)
+        with no_autocast(q):
+            single = (_single(rq), _single(rk))
+            for i, block in enumerate(_blocks(q, window)):
+                qb, kb = at_least_single(block.queries(q)), at_least_single(block.keys(k))
+                pairs = _pairs(block, qb)
+                for t, term in enumerate(_terms(block, qb, kb, *single)):
+                    if i == 0:
+                        near[t] = (term * pairs).sum(dim=(1, 2, 3)) / pairs.sum()
+                    rest = term.sub_(near[t, :, None, None, None]).mul_(pairs).flatten(1)
+                    sums[0, t] += rest.sum(dim=1)
+                    sums[1, t] += torch.linalg.vecdot(rest, rest)
+        offset, square = sums / count
+        mean = near + offset
+        variance = (square - offset.square()).clamp_min(0)
+        ctx.save_for_backward(q, k, rq, rk, mean)
+        ctx.window, ctx.count = window, count
+        return mean.to(q.dtype), variance.to(q.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, mean_grad: Tensor, variance_grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        q, k, *tables, mean = ctx.saved_tensors
+        rq, rk = (_single(t) for t in tables)
+        dq = torch.empty_like(q)
+        dk = torch.zeros_like(at_least_single(k))
+        drq, drk = (None if t is None else torch.zeros_like(t) for t in (rq, rk))
+        # The gradient of one logit x is (mean_grad + 2 variance_grad (x - mean)) / count.
+        slope = (2 * variance_grad / ctx.count).to(dk.dtype)[..., None, None, None]
+        level = ((mean_grad - 2 * variance_grad * mean) / ctx.count).to(dk.dtype)
+        level = level[..., None, None, None]
+        with no_autocast(q):
+            for block in _blocks(q, ctx.window):
+                qb, kb = at_least_single(block.queries(q)), at_least_single(block.keys(k))
+                pairs = _pairs(block, qb)
+                logits = [
+                    term.mul_(slope[i]).add_(level[i]).mul_(pairs)
+                    for i, term in enumerate(_terms(block, qb, kb, rq, rk))
+                ]
+                content = block.spread(logits[0])
+                block.put_queries(dq, content @ kb + _per_head(logits[1], rq))
+                drq += _summed(logits[1], qb)
+                dkb = content.mT @ qb
+                if rk is not None:
+                    by_key = block.spread_by_key(logits[2])
+                    dkb += _per_head(by_key, rk)
+                    drk += _summed(by_key, kb)
+                block.add_keys(dk, dkb)
+        drq, drk = (None if g is None else g.to(q.dtype) for g in (drq, drk))
+        return dq, dk.to(k.dtype), drq, drk, None, None
+
+
+def _terms(block: Block, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor | None) -> list[Tensor]:
+    """q.k, q.rq and, with rows of its own, k.rk, each (G, B, Q, M * M)."""
+    query = _per_head(q, rq.mT)
+    terms = [block.by_query(q @ k.mT).reshape(query.shape), query]
+    if rk is not None:
+        terms.append(block.by_key(_per_head(k, rk.mT)).reshape(query.shape))
+    return terms
+
+
+def _weights(
+    block: Block, a: Tensor, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor | None
+) -> Tensor:
+    """The soft-maxed weights of a block, (G, B, Q, M * M)."""
+    logits = _per_head(q, rq.mT)
+    by_place = block.in_map(q.device)[1]  # (down, across, Q, M * M)
+    windows = (*logits.shape[:2], *block.grid.tile, block.grid.window, block.grid.window)
+    logits.view(windows).add_(block.by_query(a @ k.mT))
+    if rk is not None:
+        logits.view(windows).add_(block.by_key(_per_head(k, rk.mT)))
+    per_picture = logits.unflatten(1, (-1, *by_place.shape[:2]))  # (G, n, down, across, Q, M * M)
+    per_picture.masked_fill_(~by_place, -math.inf)
+    return logits.softmax(dim=-1)
+
+
+def _pairs(block: Block, like: Tensor) -> Tensor:
+    """1 for each pair that exists, else 0: (B, Q, M * M)."""
+    queries, keys = block.in_map(like.device)
+    pairs = (keys & queries[..., None]).to(like.dtype).flatten(0, 1)  # (down * across, Q, M * M)
+    pictures = block.pictures.stop - block.pictures.start
+    return pairs.repeat(pictures, 1, 1)
+
+
+def _per_head(x: Tensor, rows: Tensor) -> Tensor:
+    """(G, B, Q, D) times each head's (G, D, E): (G, B, Q, E)."""
+    return (x.flatten(1, 2) @ rows).unflatten(1, x.shape[1:3])
+
+
+def _summed(x: Tensor, y: Tensor) -> Tensor:
+    """Sums the outer products of (G, B, Q, D) and (G, B, Q, E) over tiles and places: (G, D, E)."""
+    return x.flatten(1, 2).mT @ y.flatten(1, 2)
+
+
+def _single(table: Tensor | None) -> Tensor | None:
+    return None if table is None else at_least_single(table)
