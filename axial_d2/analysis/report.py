@@ -10,7 +10,7 @@ from detectron2.projects.panoptic_deeplab.panoptic_seg import build_ins_embed_br
 from torch import Tensor, nn
 
 from axial_d2 import ops
-from axial_d2.analysis.memory import peak_activation_bytes
+from axial_d2.analysis.memory import PeakMemory
 from axial_d2.analysis.multiply_adds import MultiplyAdds, count_multiply_adds
 
 _PANOPTIC = ("AxialDeepLab", "PanopticDeepLab")
@@ -101,8 +101,9 @@ def analyze(cfg: CfgNode, size: tuple[int, int], *, memory: bool = True) -> Anal
         peak, backends = None, []
         if memory:
             known = [*network.parameters(), *network.buffers(), picture]
-            with ops.record_backends() as backends:
-                peak = peak_activation_bytes(lambda: forward(picture), known)
+            with ops.record_backends() as backends, PeakMemory(known) as memory_of:
+                forward(picture)
+            peak = memory_of.peak
     parts = _by_part(network, counts)
     total = Part(*(sum(values) for values in zip(*parts.values(), strict=True)))
     return Analysis(parts, total, peak, tuple(dict.fromkeys(backends)))

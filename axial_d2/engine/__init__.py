@@ -5,7 +5,7 @@ from axial_d2.engine.launch import launch, under_torchrun
 from axial_d2.engine.main import train_or_evaluate
 from axial_d2.engine.prediction import PicturePredictor, draw_dataset, draw_files
 from axial_d2.engine.results import read_results, results_table, summary
-from axial_d2.engine.setup import argument_parser, load_config, setup_cfg
+from axial_d2.engine.setup import argument_parser, load_config, read_config, setup_cfg
 from axial_d2.engine.trainer import Trainer
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "draw_files",
     "launch",
     "load_config",
+    "read_config",
     "read_results",
     "results_table",
     "setup_cfg",

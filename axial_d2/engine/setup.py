@@ -94,6 +94,28 @@ def _positive(text: str) -> int:
     return value
 
 
+def read_config(config_file: str, options: list[str] | None = None) -> CfgNode:
+    """Reads a config, and leaves datasets and device alone.
+
+    Args:
+        config_file: a YAML file.
+        options: `KEY VALUE ...` from the command line, merged last.
+
+    Returns:
+        The config, not frozen.
+
+    Raises:
+        SetupError: any mistake in the file or the options.
+    """
+    if not config_file:
+        raise SetupError("--config-file FILE is required")
+    cfg = get_cfg()
+    add_axial_config(cfg)
+    merge_file(cfg, config_file)
+    merge_options(cfg, list(options or []))
+    return cfg
+
+
 def load_config(
     config_file: str, options: list[str] | None = None, *, need_pictures: bool = True
 ) -> CfgNode:
@@ -115,12 +137,7 @@ def load_config(
     from axial_d2.data import check_names, register_custom
 
     options = list(options or [])
-    if not config_file:
-        raise SetupError("--config-file FILE is required")
-    cfg = get_cfg()
-    add_axial_config(cfg)
-    merge_file(cfg, config_file)
-    merge_options(cfg, options)
+    cfg = read_config(config_file, options)
     _choose_device(cfg, asked_for="MODEL.DEVICE" in options[::2])
     try:
         register_custom(cfg, need_pictures=need_pictures)

@@ -72,7 +72,6 @@ def write_config(path, dataset, name, output_dir):
     """Writes a config that trains a tiny Axial-DeepLab on the dataset, on one process."""
     branch = {
         "IN_FEATURES": ["res2", "res5"],
-        "PROJECT_FEATURES": ["res2"],
         "PROJECT_CHANNELS": [8],
         "ASPP_CHANNELS": 16,
         "HEAD_CHANNELS": 8,

@@ -1,45 +1,12 @@
 """Memory of multi-scale testing, by counting tensors: one scale at a time and the sums."""
 
-import weakref
-
 import torch
 from detectron2.modeling import build_model
 from model_configs import CLASSES, small_config
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from axial_d2.analysis import PeakMemory
 from axial_d2.modeling import AxialDeepLab
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made while it is on, for as long as they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
-        result = func(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor):
-                self._count(value.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        size = storage.nbytes()
-        self._known.add(key)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
 
 
 def model(*options: object) -> AxialDeepLab:
@@ -47,7 +14,7 @@ def model(*options: object) -> AxialDeepLab:
 
 
 def peak_bytes(model: AxialDeepLab, inputs: list[dict]) -> int:
-    with torch.no_grad(), _LiveBytes() as counter:
+    with torch.no_grad(), PeakMemory() as counter:
         for _ in model._all_maps(inputs):
             pass
     return counter.peak

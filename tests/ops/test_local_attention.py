@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from peak_storage import PeakStorage
 from torch import Tensor
 
 from axial_d2 import ops
+from axial_d2.analysis import PeakMemory
 from axial_d2.ops import tiles
 
 # Map and window: one place, lines, primes, no window at all, one larger than the map.
@@ -161,7 +161,7 @@ def test_memory_is_a_few_maps_whatever_the_window(
     peaks = {}
     for backend, window in (("blocked", 3), ("blocked", 7), ("reference", 7)):
         inputs, scale = draw(kind, (24, 32), window, pictures=1, depth=5)
-        with PeakStorage() as storage:
+        with PeakMemory([t for t in inputs if t is not None]) as storage:
             outputs = ops.local_attention(*inputs, logit_scale=scale, backend=backend)
             moments = ops.local_logit_moments(*inputs[:2], *inputs[3:5], backend=backend)
             sum(o.sum() for o in (*outputs, *moments[:2]) if o is not None).backward()
