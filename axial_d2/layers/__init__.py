@@ -4,7 +4,7 @@ from axial_d2.layers.axial_attention import AxialAttention1d, AxialAttention2d, 
 from axial_d2.layers.bottleneck import AxialBottleneck
 from axial_d2.layers.drop_path import DropPath
 from axial_d2.layers.logit_norm import LogitNorm
-from axial_d2.layers.position_table import RelativePositionTable
+from axial_d2.layers.position_table import FitsTablesOnLoad, RelativePositionTable
 from axial_d2.layers.recompute import recomputed
 from axial_d2.layers.stem import ConvStem, conv3_stem, conv7_stem
 
@@ -14,6 +14,7 @@ __all__ = [
     "AxialBottleneck",
     "ConvStem",
     "DropPath",
+    "FitsTablesOnLoad",
     "LogitNorm",
     "NormFactory",
     "RelativePositionTable",

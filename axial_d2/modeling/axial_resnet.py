@@ -13,6 +13,7 @@ from axial_d2 import ops
 from axial_d2.layers import (
     AxialAttention2d,
     AxialBottleneck,
+    FitsTablesOnLoad,
     LogitNorm,
     conv3_stem,
     conv7_stem,
@@ -30,7 +31,7 @@ STEMS = {"conv3": conv3_stem, "conv7": conv7_stem}
 STAGES = ("res2", "res3", "res4", "res5")
 
 
-class AxialResNet(Backbone):
+class AxialResNet(FitsTablesOnLoad, Backbone):
     """The backbone of Axial-DeepLab (ECCV 2020, section 3.3), in plain ResNet's stages.
 
     No convolution is dilated: for segmentation the last stage merely loses its stride.
