@@ -278,49 +278,6 @@ def panopticapi() -> None:
     stand_in("panopticapi.evaluation", evaluation)
 
 
-def checkpoints_with_other_tables() -> None:
-    """fvcore drops a tensor of another shape before the module that could fit it is asked.
-
-    Position tables are fitted to the model's lengths first, so that every checkpointer built on
-    fvcore's takes them: DefaultPredictor's, DefaultTrainer's, a user's own. Models without such a
-    table are left alone. Needed until fvcore asks the modules.
-    """
-    name = "fvcore.common.checkpoint"
-
-    def fit_first(module: ModuleType) -> None:
-        load_model = module.Checkpointer._load_model
-        if hasattr(load_model, "fits_tables"):
-            return
-
-        @functools.wraps(load_model)
-        def fit_and_load(self, checkpoint):
-            from axial_d2.layers.position_table import (
-                RelativePositionTable,
-                fit_tables,
-                warn_of_fitted_tables,
-            )
-
-            if any(isinstance(part, RelativePositionTable) for part in self.model.modules()):
-                state = checkpoint["model"]
-                # Both as the original does next.
-                self._convert_ndarray_to_tensor(state)
-                module._strip_prefix_if_present(state, "module.")
-                warn_of_fitted_tables(fit_tables(self.model, state))
-            return load_model(self, checkpoint)
-
-        fit_and_load.fits_tables = True
-        module.Checkpointer._load_model = fit_and_load
-
-    def execute_and_fit(execute: Callable, module: ModuleType) -> None:
-        execute(module)
-        fit_first(module)
-
-    if name in sys.modules:
-        fit_first(sys.modules[name])
-    else:
-        run_around(name, execute_and_fit)
-
-
 def apply() -> None:
     """All bridges; called by `import axial_d2` where Detectron2 is installed."""
     pillow_linear()
@@ -330,7 +287,6 @@ def apply() -> None:
     numpy_names()
     cityscapes_paths()
     panopticapi()
-    checkpoints_with_other_tables()
 
 
 # ---- for the engine: many processes, with or without GPUs --------------------------------------

@@ -25,7 +25,7 @@ ARROWS = {
     "panoptic": set(),
     "layers": {"ops"},
     "panoptic_quality": {"import_hooks", "panoptic"},
-    "compat": {"import_hooks", "panoptic_quality", "panoptic", "layers"},
+    "compat": {"import_hooks", "panoptic_quality", "panoptic"},
     "config": set(),
     "checkpoint": {"layers", "ops"},
     "visualization": {"layers", "panoptic"},
