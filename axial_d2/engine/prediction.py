@@ -18,6 +18,7 @@ from PIL import Image
 from axial_d2.engine.checkpointer import Checkpointer
 from axial_d2.engine.checks import check_test_augmentation, is_classifier, require_weights
 from axial_d2.engine.errors import SetupError
+from axial_d2.engine.loading_report import network_facts
 from axial_d2.panoptic.encoding import rgb_to_id
 from axial_d2.panoptic.merging import find_centers
 from axial_d2.visualization import draw_centers, draw_offsets, draw_panoptic, stack_pictures
@@ -56,7 +57,7 @@ class PicturePredictor:
         bare.MODEL.WEIGHTS = ""
         self._predictor = DefaultPredictor(bare)
         self._model = self._predictor.model
-        Checkpointer(self._model).load(cfg.MODEL.WEIGHTS)
+        Checkpointer(self._model, facts=network_facts(cfg)).load(cfg.MODEL.WEIGHTS)
         if debug and not hasattr(self._model, "maps"):
             raise SetupError(
                 "--debug: expected MODEL.META_ARCHITECTURE AxialDeepLab, which shows its maps; got "

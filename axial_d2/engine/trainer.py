@@ -20,6 +20,7 @@ from axial_d2.engine.checkpointer import Checkpointer, last_checkpoint
 from axial_d2.engine.checks import check_before_training
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.loaders import build_test_loader, build_train_loader
+from axial_d2.engine.loading_report import network_facts
 from axial_d2.engine.optimizer import build_lr_scheduler, build_optimizer, follow_new_schedule
 from axial_d2.engine.results import RESULTS_FILE, write_results
 from axial_d2.engine.train_loop import FinishStepOnInterrupt, inner_trainer, over_processes
@@ -60,7 +61,10 @@ class Trainer(DefaultTrainer):
         ema = cfg.SOLVER.EMA
         self._average = AverageWeights(model, ema.DECAY) if ema.ENABLED else None
         self.checkpointer = Checkpointer(
-            self.evaluated_model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            self.evaluated_model,
+            cfg.OUTPUT_DIR,
+            facts=network_facts(cfg),
+            trainer=weakref.proxy(self),
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -216,7 +220,8 @@ class Trainer(DefaultTrainer):
             As `test`.
         """
         model = cls.build_model(cfg)
-        Checkpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, facts=network_facts(cfg))
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         return cls.test(cfg, model)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from axial_d2.layers.bottleneck import AxialBottleneck
 from axial_d2.layers.drop_path import DropPath
 from axial_d2.layers.local_attention import LocalAttention2d
 from axial_d2.layers.logit_norm import LogitNorm
-from axial_d2.layers.position_table import RelativePositionTable
+from axial_d2.layers.position_table import FitsTablesOnLoad, RelativePositionTable
 from axial_d2.layers.recompute import recomputed
 from axial_d2.layers.stem import AxialStem, ConvStem, conv3_stem, conv7_stem
 
@@ -17,6 +17,7 @@ __all__ = [
     "ConvStem",
     "DropPath",
     "LocalAttention2d",
+    "FitsTablesOnLoad",
     "LogitNorm",
     "NormFactory",
     "RelativePositionTable",

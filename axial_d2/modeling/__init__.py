@@ -5,6 +5,7 @@ from axial_d2.modeling.axial_resnet import AxialResNet, build_axial_resnet_backb
 from axial_d2.modeling.classifier import AxialClassifier
 from axial_d2.modeling.decoders import Decoder, build_decoder
 from axial_d2.modeling.heads import AxialDeepLabInsEmbedHead, AxialDeepLabSemSegHead
+from axial_d2.modeling.table_loading import fit_tables_in_checkpointers
 
 __all__ = [
     "AxialClassifier",
@@ -16,3 +17,5 @@ __all__ = [
     "build_axial_resnet_backbone",
     "build_decoder",
 ]
+
+fit_tables_in_checkpointers()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axial_d2.data.datasets.custom import register_custom
+from axial_d2.layers import FitsTablesOnLoad
 from axial_d2.modeling.tta import CoarseMaps, MultiScaleFlip
 from axial_d2.panoptic import Segments, find_segments, panoptic_segmentation, resize_offsets
 
@@ -20,7 +21,7 @@ _VOID = -1
 
 
 @META_ARCH_REGISTRY.register()
-class AxialDeepLab(nn.Module):
+class AxialDeepLab(FitsTablesOnLoad):
     """Axial-DeepLab (ECCV 2020): an axial backbone under Panoptic-DeepLab's two branches.
 
     Any backbone of Detectron2 and Detectron2's own Panoptic-DeepLab heads fit as well.

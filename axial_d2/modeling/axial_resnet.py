@@ -15,6 +15,7 @@ from axial_d2.layers import (
     AxialAttention2d,
     AxialBottleneck,
     AxialStem,
+    FitsTablesOnLoad,
     LocalAttention2d,
     LogitNorm,
     conv3_stem,
@@ -40,7 +41,7 @@ STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 STAGES = tuple(STRIDES)
 
 
-class AxialResNet(Backbone):
+class AxialResNet(FitsTablesOnLoad, Backbone):
     """The backbone of Axial-DeepLab (ECCV 2020, section 3.3), in plain ResNet's stages.
 
     No convolution is dilated: for segmentation the last stage merely loses its stride.
