@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axial_d2.data.datasets.custom import register_custom
+from axial_d2.ops.reference import at_least_single
 
 
 @META_ARCH_REGISTRY.register()
@@ -118,10 +119,10 @@ class AxialClassifier(nn.Module):
             images: (N, 3, H, W), normalised by pixel_mean and pixel_std.
 
         Returns:
-            (N, classes), float32 under autocast too.
+            (N, classes), float32 under autocast too, float64 of a model in float64.
         """
         pooled = self.backbone(images)[self.feature].mean(dim=(2, 3))  # (N, C)
-        return self.fc(pooled).float()
+        return at_least_single(self.fc(pooled))
 
     def _images(self, batched_inputs: list[dict]) -> Tensor:
         images = [x["image"].to(self.device) for x in batched_inputs]
