@@ -111,19 +111,18 @@ def run(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block_floats", [1, 3000, 1 << 20])
-@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize(("size", "window"), [*CASES, ((9, 23), 19)])
 def test_blocks_equal_the_reference_forward_and_backward(
     kind: str,
     size: tuple[int, int],
     window: int,
-    scaled: bool,
     block_floats: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tiles, "BLOCK_FLOATS", block_floats)
     inputs, scale = draw(kind, size, window)
-    scale = scale if scaled else None
+    if block_floats == 3000:  # Without scales once.
+        scale = None
     expected, got = run("reference", inputs, scale), run("blocked", inputs, scale)
     for one, other in zip([*expected[0], *expected[1]], [*got[0], *got[1]], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
