@@ -10,12 +10,13 @@ from axial_d2 import ops
 from axial_d2.analysis import PeakMemory
 from axial_d2.ops import tiles
 
-# Map and window: one place, lines, primes, no window at all, one larger than the map.
+# Map and window: one place, lines, primes, nothing but the place itself, wider than the map; tiles
+# that end beyond the map by more than the window reaches (9 with 1, 25 with 3).
 CASES = [
     ((1, 1), 7),
     ((1, 9), 3),
     ((7, 1), 5),
-    ((5, 3), 1),
+    ((9, 3), 1),
     ((4, 6), 3),
     ((3, 2), 9),
     ((11, 17), 7),
@@ -111,7 +112,7 @@ def run(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block_floats", [1, 3000, 1 << 20])
-@pytest.mark.parametrize(("size", "window"), [*CASES, ((9, 23), 19)])
+@pytest.mark.parametrize(("size", "window"), [*CASES, ((9, 23), 19), ((2, 25), 3)])
 def test_blocks_equal_the_reference_forward_and_backward(
     kind: str,
     size: tuple[int, int],
