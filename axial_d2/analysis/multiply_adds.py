@@ -49,30 +49,27 @@ def count_multiply_adds(network: nn.Module, run: Callable[[], object]) -> dict[s
     Raises:
         ValueError: the network has a layer with parameters of a kind that is not known here.
     """
+    known = [(name, module, _formula(name, module)) for name, module in _layers(network)]
     counted: dict[str, MultiplyAdds] = {}
-    handles = []
-    for name, module in _layers(network):
-        formula = _formula(name, module)
-        if formula is None:
-            continue
 
-        def hook(
-            module: nn.Module,
-            inputs: tuple[Tensor, ...],
-            output: Tensor,
-            name: str = name,
-            formula: Callable[..., MultiplyAdds] = formula,
-        ) -> None:
+    def hook_of(name: str, formula: Callable[..., MultiplyAdds]) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             counts = formula(module, inputs[0], output)
             counted[name] = counted.get(name, MultiplyAdds(0, 0)) + counts
 
-        handles.append(module.register_forward_hook(hook))
+        return hook
+
+    handles = [
+        module.register_forward_hook(hook_of(name, formula))
+        for name, module, formula in known
+        if formula is not None
+    ]
     try:
         run()
     finally:
         for handle in handles:
             handle.remove()
-    return {name: counted[name] for name, _ in network.named_modules() if name in counted}
+    return {name: counted[name] for name, _, _ in known if name in counted}
 
 
 def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
