@@ -7,9 +7,9 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from axial_d2.engine import SetupError, load_config
+from axial_d2.engine import SetupError, Trainer, load_config
 from axial_d2.engine.checkpointer import Checkpointer
-from axial_d2.engine.loading_report import unseen_options
+from axial_d2.engine.loading_report import network_facts
 
 CLASSIFIER = [
     *("MODEL.META_ARCHITECTURE", "AxialClassifier", "MODEL.AXIAL_CLASSIFIER.NUM_CLASSES", "7"),
@@ -25,7 +25,8 @@ def classifier(config_file, tmp_path):
     model = build_model(load_config(str(config_file), CLASSIFIER))
     for parameter in model.parameters():
         nn.init.normal_(parameter)
-    Checkpointer(model, str(tmp_path)).save("classifier", iteration=9)
+    facts = network_facts(load_config(str(config_file), CLASSIFIER))
+    Checkpointer(model, str(tmp_path), facts=facts).save("classifier", iteration=9)
     return model, str(tmp_path / "classifier.pth")
 
 
@@ -36,41 +37,53 @@ def report(caplog):
     return record
 
 
-def load(model, path, caplog, **kwargs):
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        return Checkpointer(model, **kwargs).load(path)
+def counted(module: nn.Module) -> int:
+    """Tensors, less the norms' counts of batches, of which a report does not tell."""
+    return sum(not n.endswith("num_batches_tracked") for n in module.state_dict())
 
 
-def test_a_classifier_into_a_segmentation_model(classifier, config_file, caplog):
+@pytest.fixture
+def load(config_file, caplog):
+    """load(model, path, key, value, ...) -> the record of the report."""
+
+    def call(model, path, *options):
+        caplog.clear()
+        cfg = load_config(str(config_file), list(options))
+        with caplog.at_level(logging.INFO):
+            Checkpointer(model, facts=network_facts(cfg)).load(path)
+        return report(caplog)
+
+    return call
+
+
+def test_a_classifier_into_a_segmentation_model(classifier, config_file, load):
     theirs, path = classifier
     model = build_model(load_config(str(config_file)))
     before = {n: v.clone() for n, v in model.state_dict().items()}
-    assert load(model, path, caplog)["iteration"] == 9
-    record = report(caplog)
+    record = load(model, path)
     assert record.levelno == logging.WARNING
-    heads = {h: len(getattr(model, h).state_dict()) for h in ("sem_seg_head", "ins_embed_head")}
-    stages = {f"res{i}": len(getattr(model.backbone, f"res{i}").state_dict()) for i in (3, 4, 5)}
-    res2 = len(model.backbone.res2.state_dict())
-    total = len(model.state_dict())
-    # The stem's 18, and two convolutions that take the stem's channels, do not fit.
-    loaded = res2 - 2 + sum(stages.values())
+    net = model.backbone
+    stages = [counted(getattr(net, f"res{i}")) for i in (2, 3, 4, 5)]
+    heads = [counted(model.sem_seg_head), counted(model.ins_embed_head)]
+    # Two convolutions of res2 take the stem's channels, which are others.
+    loaded, total = sum(stages) - 2, sum(stages) + sum(heads) + counted(net.stem)
+    initial = "not in the file, which keep their initial values"
     assert record.getMessage().splitlines() == [
-        f"{path}: {loaded} of the model's {total} tensors loaded",
-        "  backbone.stem   not used; 1 of another shape (stem.layers.0.weight (8, 3, 7, 7) in the "
-        "file, (8, 3, 3, 3) here), 12 not in the file (stem.layers.3.weight, ...)",
-        f"  backbone.res2   loaded in part: {res2 - 2} of {res2}; 2 of another shape "
-        "(res2.0.reduce.weight (16, 8, 1, 1) in the file, (16, 16, 1, 1) here)",
-        *(f"  backbone.{name}   loaded: {count}" for name, count in stages.items()),
-        *(
-            f"  {name:14}  not in the file: {count} tensors as initialised"
-            for name, count in heads.items()
-        ),
-        "  fc              not in this model: 2 tensors of the file unused",
-        "  48 position tables fitted to this model's length (MAX_DISTANCE): 48 from 15 to 41 rows. "
-        "Longer ones repeat the end rows, shorter ones lose rows at both ends",
-        "  MODEL.AXIAL_RESNET.STRIDE was avg_pool, is subsample here",
-        "  MODEL.AXIAL_RESNET.OUTPUT_STRIDE was 32, is 16 here",
+        f"Weights: {loaded} of the {total} tensors of this model were loaded",
+        f"  backbone.stem: 0 of {counted(net.stem)} tensors loaded: the file's stem is another one "
+        "(backbone.stem.layers.0.weight: (8, 3, 7, 7) in the file, (8, 3, 3, 3) here), none of it "
+        "is used",
+        f"  backbone.res2: {stages[0] - 2} of {stages[0]} tensors loaded; 2 of another shape "
+        "(backbone.res2.0.reduce.weight: (16, 8, 1, 1) in the file, (16, 16, 1, 1) here)",
+        *(f"  backbone.res{i}: {n} of {n} tensors loaded" for i, n in enumerate(stages[1:], 3)),
+        f"  sem_seg_head: 0 of {heads[0]} tensors loaded; {heads[0]} {initial}",
+        f"  ins_embed_head: 0 of {heads[1]} tensors loaded; {heads[1]} {initial}",
+        "  fc: not in this model, 2 of the file's tensors are not used",
+        "  48 position tables of another length fitted (48 from 15 to 41 rows): the zero offset is "
+        "aligned, new rows repeat the end row, rows beyond the length are cut",
+        "  set otherwise where these weights were trained, which their shapes do not show: "
+        "MODEL.AXIAL_RESNET.STRIDE avg_pool in the file, subsample here; "
+        "MODEL.AXIAL_RESNET.OUTPUT_STRIDE 32 in the file, 16 here",
     ]
     # And it is true.
     after, file = model.state_dict(), theirs.state_dict()
@@ -81,54 +94,48 @@ def test_a_classifier_into_a_segmentation_model(classifier, config_file, caplog)
             assert torch.equal(after[name], file[name]), name
 
 
-def test_ones_own_checkpoint_is_one_line(classifier, caplog):
+def test_ones_own_checkpoint_is_one_line(classifier, load):
     model, path = classifier
-    load(model, path, caplog)
-    record = report(caplog)
+    record = load(model, path, *CLASSIFIER)
     assert record.levelno == logging.INFO
-    total = len(model.state_dict())
-    assert record.getMessage() == f"{path}: {total} of the model's {total} tensors loaded"
+    told = f"Weights: all {counted(model)} tensors of the model were in the file"
+    assert record.getMessage() == told
 
 
-def test_other_options_alone_are_told(classifier, config_file, caplog):
+def test_other_settings_alone_are_told(classifier, load):
     model, path = classifier
-    other = build_model(
-        load_config(str(config_file), [*CLASSIFIER, "MODEL.AXIAL_RESNET.SPAN", "5"])
+    record = load(model, path, *CLASSIFIER, "MODEL.AXIAL_RESNET.SPAN", "5", "INPUT.FORMAT", "BGR")
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().endswith(
+        ": MODEL.AXIAL_RESNET.SPAN 0 in the file, 5 here; INPUT.FORMAT RGB in the file, BGR here"
     )
-    load(other, path, caplog)
-    assert report(caplog).levelno == logging.WARNING
-    assert report(caplog).getMessage().endswith("\n  MODEL.AXIAL_RESNET.SPAN was 0, is 5 here")
-    assert unseen_options(other) == {"STRIDE": "avg_pool", "OUTPUT_STRIDE": 32, "SPAN": 5}
 
 
-def test_a_file_that_tells_no_options_and_was_saved_by_several_processes(classifier, caplog):
+def test_a_file_that_tells_no_settings_and_was_saved_by_several_processes(classifier, load):
     model, path = classifier
-    state = {f"module.{n}": v for n, v in model.state_dict().items()}
-    # As in very old files, torch's batch norms have no counts, and begin anew.
-    state = {n: v for n, v in state.items() if not n.endswith("_norm.num_batches_tracked")}
-    state |= {f"module.{n}": v for n, v in model.state_dict().items() if ".logit_norm." in n}
+    # As in very old files, the norms have no counts of batches.
+    state = {f"module.{n}": v for n, v in model.state_dict().items() if "num_batches" not in n}
     torch.save({"model": state}, path)
     stem = "stem.layers.0.weight"
     expected = model.backbone.state_dict()[stem].clone()
     nn.init.zeros_(model.backbone.get_parameter(stem))
-    load(model, path, caplog)
+    record = load(model, path)
     assert torch.equal(model.backbone.state_dict()[stem], expected)
-    assert report(caplog).levelno == logging.INFO
-    told = f"{path}: {len(state)} of the model's {len(state)} tensors loaded"
-    assert report(caplog).getMessage() == told
+    assert record.levelno == logging.INFO
+    assert record.getMessage() == f"Weights: all {len(state)} tensors of the model were in the file"
 
 
-def test_names_that_are_no_ones_are_told_by_part(tmp_path, caplog):
+def test_names_that_are_no_ones_are_told_by_part(tmp_path, load):
     model = nn.ModuleDict({"one": nn.Linear(2, 3), "two": nn.Linear(3, 1)})
     state = model.state_dict() | {"two.extra": torch.zeros(1), "three.weight": torch.zeros(1)}
     del state["two.bias"]
     torch.save({"model": state}, tmp_path / "f.pth")
-    load(model, str(tmp_path / "f.pth"), caplog)
-    assert report(caplog).getMessage().splitlines()[1:] == [
-        "  one    loaded: 2",
-        "  two    loaded in part: 1 of 2; 1 not in the file (two.bias), "
-        "1 of the file not in this model (two.extra)",
-        "  three  not in this model: 1 tensor of the file unused",
+    assert load(model, str(tmp_path / "f.pth")).getMessage().splitlines() == [
+        "Weights: 3 of the 4 tensors of this model were loaded",
+        "  one: 2 of 2 tensors loaded",
+        "  two: 1 of 2 tensors loaded; 1 not in the file, which keep their initial values "
+        "(two.bias); 1 in the file that this model has not (two.extra)",
+        "  three: not in this model, 1 of the file's tensors are not used",
     ]
 
 
@@ -138,3 +145,16 @@ def test_a_stem_of_another_kind_alone_is_of_another_model(classifier, config_fil
     torch.save({"model": state}, tmp_path / "stem.pth")
     with pytest.raises(SetupError, match="weights of another model: none of the 6 tensors"):
         Checkpointer(build_model(load_config(str(config_file)))).load(str(tmp_path / "stem.pth"))
+
+
+def test_a_training_is_not_resumed_with_tables_of_another_length(config_file, tmp_path):
+    """The optimiser's state has their length; starting anew from the weights is told as the way."""
+    options = ["OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()"]
+    trainer = Trainer(load_config(str(config_file), options))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    other = Trainer(
+        load_config(str(config_file), [*options, "MODEL.AXIAL_RESNET.MAX_DISTANCE", "9"])
+    )
+    with pytest.raises(SetupError, match=r"MAX_DISTANCE: expected 20, .* got 9\. MODEL\.WEIGHTS"):
+        other.resume_or_load(resume=True)
