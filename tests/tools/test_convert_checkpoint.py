@@ -54,6 +54,18 @@ def test_the_written_config_and_weights_give_the_originals_logits(converted, gol
     assert (other - golden["eval_output"]).abs().max() > 0.1 * golden["eval_output"].abs().max()
 
 
+@pytest.mark.parametrize("max_distance", [63, 254])
+def test_longer_tables_give_the_originals_logits_too(converted, golden, max_distance, caplog):
+    key = "MODEL.AXIAL_RESNET.MAX_DISTANCE"
+    cfg = load_config(str(converted / "out.yaml"), [key, str(max_distance)])
+    model = DefaultPredictor(cfg).model.double()
+    with torch.no_grad():
+        logits = model.logits(golden["input"].double())
+    assert (logits - golden["eval_output"]).abs().max() < 1e-9 * golden["eval_output"].abs().max()
+    told = [record.getMessage() for record in caplog.records]
+    assert sum(f"48 from 111 to {2 * max_distance + 1} rows" in text for text in told) == 1
+
+
 def test_every_tensor_of_the_model_is_in_the_file(converted):
     cfg = load_config(str(converted / "out.yaml"), ["MODEL.WEIGHTS", ""])
     model = DefaultPredictor(cfg).model.state_dict()
