@@ -8,11 +8,15 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from tiny_folders import write_classifier_config, write_folders
+from torch import nn
 
 from axial_d2.data import build_mapper
 from axial_d2.engine import SetupError, load_config
 from axial_d2.engine.checks import check_before_training
 from axial_d2.engine.optimizer import build_lr_scheduler, build_optimizer
+from axial_d2.layers import LogitNorm, RelativePositionTable
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -53,11 +57,8 @@ def test_syncbn_of_the_backbone_alone_counts_on_the_cpu(config, monkeypatch):
         check_before_training(cfg)
 
 
-def test_recipe_of_the_documentation(tmp_path):
-    text = (Path(__file__).parents[2] / "docs/imagenet.md").read_text()
-    folders, recipe = (part.split("```")[0] for part in text.split("```yaml\n")[1:])
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    cfg = load_config(str(tmp_path / "recipe.yaml"))
+def test_recipe_of_the_config():
+    cfg = load_config(str(ROOT / "configs/imagenet-classification/axial_resnet50_s.yaml"))
     model = build_model(cfg)
     # The paper's 12.4M, and the official implementation's longer position tables.
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(12.48e6, rel=0.001)
@@ -66,9 +67,18 @@ def test_recipe_of_the_documentation(tmp_path):
     assert cfg.SOLVER.MAX_ITER == round(130 * epoch)
     assert cfg.SOLVER.WARMUP_ITERS == cfg.SOLVER.CHECKPOINT_PERIOD == round(10 * epoch)
     assert cfg.SOLVER.BASE_LR == pytest.approx(1.6 * cfg.SOLVER.IMS_PER_BATCH / 4096)
+    # Neither norms nor tables decay.
     groups = build_optimizer(cfg, model).param_groups
-    assert {group["weight_decay"] for group in groups} == {8e-5}
-    (tmp_path / "folders.yaml").write_text(folders)
+    decays = {p: group["weight_decay"] for group in groups for p in group["params"]}
+    spared = (nn.BatchNorm2d, LogitNorm, RelativePositionTable)
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            assert decays[parameter] == (0 if isinstance(module, spared) else 8e-5)
+
+
+def test_folders_of_the_documentation(tmp_path):
+    (_, folders) = (ROOT / "docs/imagenet.md").read_text().split("```yaml\n")
+    (tmp_path / "folders.yaml").write_text(folders.split("```")[0])
     # The form is right: what is told is that the folders are not there.
     with pytest.raises(SetupError, match="data/birds/train, came nothing"):
         load_config(str(tmp_path / "folders.yaml"))
