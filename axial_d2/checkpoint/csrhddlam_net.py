@@ -24,8 +24,6 @@ _STEM, _STAGES = 64, (128, 256, 512, 1024)
 # Where its training puts the weights; another tool may have taken them out under other names.
 _WEIGHTS = ("net", "state_dict", "model")
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-# A message that lists every name of a net would not be read.
-_MOST_LISTED = 20
 
 Shape = tuple[int | None, ...]
 
@@ -220,11 +218,9 @@ def check_state(state: dict[str, Tensor], net: Architecture) -> None:
             want = _shape(expected[name])
             problems.append(f"shape: {name}: expected {want}, got {_shape(got)}")
     if problems:
-        more = len(problems) - _MOST_LISTED
-        shown = problems[:_MOST_LISTED] + ([f"and {more} more"] if more > 0 else [])
         raise ValueError(
             f"expected the tensors of an axial network of depth {net.depth} and width "
-            f"{net.width_multiplier:g}; {len(problems)} differ:\n  " + "\n  ".join(shown)
+            f"{net.width_multiplier:g}; {len(problems)} differ:\n  " + "\n  ".join(problems)
         )
 
 
