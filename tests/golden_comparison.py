@@ -30,6 +30,11 @@ QUANTITIES = (
 ZERO_GRADIENTS = ("attention.height.content_norm.bias", "attention.height.position_norm.bias")
 
 
+def relative_error(ours: Tensor, golden: Tensor) -> float:
+    """The largest difference, relative to the stored tensor's largest value."""
+    return float((ours.detach() - golden).abs().max() / golden.abs().max())
+
+
 class Error(NamedTuple):
     """One comparison.
 
@@ -173,5 +178,5 @@ def _gradient_errors(
 
 
 def _error(quantity: str, name: str, ours: Tensor, golden: Tensor) -> Error:
-    value = float((ours.detach() - golden).abs().max() / golden.abs().max())
+    value = relative_error(ours, golden)
     return Error(quantity, name, value)

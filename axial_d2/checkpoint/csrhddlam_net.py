@@ -1,15 +1,14 @@
-"""Whole classification networks of csrhddlam/axial-deeplab, from its file to a model and a config.
+"""Whole networks of csrhddlam/axial-deeplab: which one a state is of, and ours of the same.
 
-Its file tells the sizes by the shapes of its tensors. What no shape tells is fixed there, and so
-here: a 7x7 stem, average pooling for a stride, an output stride of 32.
+Its networks are axial26s, axial50s, axial50m and axial50l, which differ in blocks per layer and in
+widths. All have a stem of one 7x7 convolution, 8 heads, an average pool for a stride, a stride of
+32, and tables as long as the input of each layer demands.
 """
 
-import pickle
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,288 +16,249 @@ from torch import Tensor
 from axial_d2.checkpoint.csrhddlam import NUM_HEADS, convert_state
 from axial_d2.layers.position_table import fit_table
 
-AUTHOR = "csrhddlam/axial-deeplab"
-DEPTHS = {(1, 2, 4, 1): 26, (3, 4, 6, 3): 50}
-# Channels at a width of 1: the stem's, and inside the blocks of the four stages.
-_STEM, _STAGES = 64, (128, 256, 512, 1024)
-# Where its training puts the weights; another tool may have taken them out under other names.
-_WEIGHTS = ("net", "state_dict", "model")
-_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-Shape = tuple[int | None, ...]
+BLOCKS = {26: (1, 2, 4, 1), 50: (3, 4, 6, 3)}
+_ATTENTIONS = ("hight_block", "width_block")
+# Not there in every file: torch counts the batches of a norm since 0.4.1, and an index follows from
+# the table's length.
+_COUNTER, _INDEX = "num_batches_tracked", "flatten_index"
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What the shapes of a file tell.
+class Network:
+    """What tells the networks of that project apart.
 
     Attributes:
-        blocks: of each stage.
-        width_multiplier: 0.5, 0.75 and 1 for its s, m and l.
-        num_classes: of the linear layer.
+        depth: 26 or 50.
+        mid_channels: inside the blocks of the first layer; it doubles with each further layer.
+        kernel_size: height and width of the first layer's input, 56 for pictures of 224 pixels.
+        num_classes: outputs of the classifier.
     """
 
-    blocks: tuple[int, ...]
-    width_multiplier: float
+    depth: int
+    mid_channels: int
+    kernel_size: int
     num_classes: int
 
     @property
-    def depth(self) -> int:
-        return DEPTHS[self.blocks]
+    def width_multiplier(self) -> float:
+        """Of the paper's widths: S 0.5, M 0.75, L 1."""
+        return self.mid_channels / 128
+
+    @property
+    def max_distance(self) -> int:
+        """The largest distance that a table of it holds."""
+        return self.kernel_size - 1
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Reads the weights from a file of its training, or from a bare state dict.
-
-    Nothing but tensors and plain containers is unpickled.
+def recognise(state: Mapping[str, Tensor]) -> Network:
+    """Tells which network a state is of, from the names and shapes that most of it agrees on.
 
     Args:
-        path: the file. Optimiser state and epoch are left aside, `module.` prefixes taken off.
+        state: by the original's names.
 
     Returns:
-        By its own names.
+        The network; whether the state is all of it is `check`'s to find.
 
     Raises:
-        ValueError: no such file, not a checkpoint, one that would run code when read, or one
-            without weights.
+        ValueError: a state without a single axial block of that project.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"{path}: expected a checkpoint, got no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Its other complaints are of bytes that are no pickle.
-        if not any(f"Unsupported {what}" in str(error) for what in ("global", "class")):
-            raise ValueError(
-                f"{path}: expected a checkpoint of PyTorch, got another file"
-            ) from None
-        raise ValueError(
-            f"{path}: expected tensors alone, got Python objects that would run code when read. "
-            "If you trust the file, write its weights anew: torch.save({'net': torch.load(PATH, "
-            "weights_only=False)['net']}, NEW)"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: expected a checkpoint of PyTorch, got a file that it cannot read "
-            f"({type(error).__name__})"
-        ) from None
-    return _weights(path, content)
-
-
-def _weights(path: str | Path, content: Any) -> dict[str, Tensor]:
-    """The state dict within what a file holds."""
-    if isinstance(content, dict):
-        name = next((n for n in _WEIGHTS if isinstance(content.get(n), dict)), None)
-        state = content if name is None else content[name]
-        if state and all(isinstance(v, Tensor) for v in state.values()):
-            if all(str(k).startswith("module.") for k in state):
-                return {k.removeprefix("module."): v for k, v in state.items()}
-            return dict(state)
-        found = f"a dict of {', '.join(map(repr, list(content)[:5])) or 'nothing'}"
-    else:
-        found = type(content).__name__
-    raise ValueError(
-        f"{path}: expected a dict of tensors, bare or under one of {', '.join(_WEIGHTS)}; "
-        f"got {found}"
-    )
-
-
-def detect(state: dict[str, Tensor]) -> Architecture:
-    """Tells the architecture by names and shapes.
-
-    Args:
-        state: by its own names.
-
-    Returns:
-        The architecture that most of the shapes speak for.
-
-    Raises:
-        ValueError: none that this importer knows.
-    """
-    if not any(name.endswith(".relative") for name in state):
-        first = ", ".join(list(state)[:3])
-        raise ValueError(
-            "expected a network with axial attention, whose layers have a table 'relative'; got "
-            f"{len(state)} tensors, none of that name ({first}, ...)"
-        )
-    found: dict[int, set[int]] = {1: set(), 2: set(), 3: set(), 4: set()}
-    for name in state:
-        place = re.match(r"layer([1-4])\.(\d+)\.", name)
-        if place:
-            found[int(place[1])].add(int(place[2]))
-    blocks = tuple(len(found[stage]) for stage in (1, 2, 3, 4))
-    if blocks not in DEPTHS:
-        known = " or ".join(map(str, DEPTHS))
-        raise ValueError(f"expected {known} blocks in the four stages, got {blocks}")
-    widths = Counter(_widths(state))
-    width = widths.most_common(1)[0][0] if widths else 0.0
-    if not width or int(_STAGES[0] * width) % (2 * NUM_HEADS):
-        raise ValueError(
-            f"expected widths of a multiple of {2 * NUM_HEADS} channels in the first stage, got "
-            f"{_STAGES[0] * width:g}"
-        )
-    classifier = state.get("fc.weight", state.get("fc.bias"))
-    return Architecture(blocks, width, 0 if classifier is None else classifier.shape[0])
-
-
-def _widths(state: dict[str, Tensor]) -> list[float]:
-    """The width that each of several tensors speaks for."""
-    places = [("conv1.weight", _STEM)]
-    places += [(f"layer{i}.0.conv_down.weight", c) for i, c in enumerate(_STAGES, 1)]
-    return [state[n].shape[0] / c for n, c in places if n in state and state[n].dim()]
-
-
-def expected_shapes(net: Architecture) -> dict[str, Shape]:
-    """Names and shapes of a file; None where any size will do (the tables' odd length)."""
-    shapes: dict[str, Shape] = {}
-    channels = int(_STEM * net.width_multiplier)
-    shapes["conv1.weight"] = (channels, 3, 7, 7)
-    shapes |= _norm("bn1", channels)
-    for stage, blocks in enumerate(net.blocks):
-        inside = int(_STAGES[stage] * net.width_multiplier)
-        for block in range(blocks):
-            prefix = f"layer{stage + 1}.{block}."
-            shapes[f"{prefix}conv_down.weight"] = (inside, channels, 1, 1)
-            shapes |= _norm(f"{prefix}bn1", inside)
-            for axis in ("hight_block", "width_block"):
-                shapes |= _attention(f"{prefix}{axis}", inside)
-            shapes[f"{prefix}conv_up.weight"] = (2 * inside, inside, 1, 1)
-            shapes |= _norm(f"{prefix}bn2", 2 * inside)
-            if block == 0:
-                shapes[f"{prefix}downsample.0.weight"] = (2 * inside, channels, 1, 1)
-                shapes |= _norm(f"{prefix}downsample.1", 2 * inside)
-            channels = 2 * inside
-    shapes["fc.weight"] = (net.num_classes, channels)
-    shapes["fc.bias"] = (net.num_classes,)
-    return shapes
-
-
-def _norm(name: str, channels: int) -> dict[str, Shape]:
-    return {f"{name}.{f}": () if f == "num_batches_tracked" else (channels,) for f in _NORM}
-
-
-def _attention(name: str, channels: int) -> dict[str, Shape]:
-    shapes: dict[str, Shape] = {
-        f"{name}.qkv_transform.weight": (2 * channels, channels, 1),
-        f"{name}.relative": (2 * channels // NUM_HEADS, None),
-    }
-    for norm, size in (
-        ("bn_qkv", 2 * channels),
-        ("bn_similarity", 3 * NUM_HEADS),
-        ("bn_output", 2 * channels),
-    ):
-        shapes |= _norm(f"{name}.{norm}", size)
-    return shapes
-
-
-def check_state(state: dict[str, Tensor], net: Architecture) -> None:
-    """Compares names and shapes with those of the architecture.
-
-    Args:
-        state: by its own names. Its index buffers may be there or not; so may the counts of
-            batches, which very old versions of PyTorch did not keep.
-        net: from `detect`.
-
-    Raises:
-        ValueError: lists every name that is missing, unknown or of another shape.
-    """
-    expected = expected_shapes(net)
-    problems = [
-        f"missing: {name} {_shape(shape)}"
-        for name, shape in expected.items()
-        if name not in state and not name.endswith("num_batches_tracked")
-    ]
+    widths: Counter[int] = Counter()
+    lengths: Counter[int] = Counter()
     for name, value in state.items():
-        got = tuple(value.shape)
-        if name.endswith("_block.flatten_index"):
+        found = re.match(r"layer([1-4])\.(\d+)\.(.+)", name)
+        if not found:
             continue
-        if name not in expected:
-            problems.append(f"unknown: {name} {_shape(got)}")
-        elif not _fits(got, expected[name]):
-            want = _shape(expected[name])
-            problems.append(f"shape: {name}: expected {want}, got {_shape(got)}")
-    if problems:
+        layer, block, rest = int(found[1]) - 1, int(found[2]), found[3]
+        if rest == "conv_down.weight" and value.dim():
+            widths[value.shape[0] >> layer] += 1
+        at_full_size = layer == 0 or (layer, block) == (1, 0)
+        if rest.endswith(".relative") and value.dim() == 2 and at_full_size:
+            lengths[value.shape[1]] += 1
+    if not widths or not lengths:
         raise ValueError(
-            f"expected the tensors of an axial network of depth {net.depth} and width "
-            f"{net.width_multiplier:g}; {len(problems)} differ:\n  " + "\n  ".join(problems)
+            "expected a network of csrhddlam/axial-deeplab, axial26s to axial50l, whose names are "
+            f"such as layer1.0.conv_down.weight; got {len(state)} tensors named "
+            f"{', '.join(list(state)[:3])}, ..."
+        )
+    fc = state.get("fc.weight")
+    candidates = [
+        Network(
+            depth=depth,
+            mid_channels=widths.most_common(1)[0][0],
+            kernel_size=(lengths.most_common(1)[0][0] + 1) // 2,
+            num_classes=fc.shape[0] if fc is not None and fc.dim() == 2 else 1000,
+        )
+        for depth in BLOCKS
+    ]
+    return min(candidates, key=lambda network: len(expected_shapes(network).keys() ^ state.keys()))
+
+
+def expected_shapes(network: Network) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all that the original network saves.
+
+    Args:
+        network: from `recognise`.
+
+    Returns:
+        Shapes by name, counters and indices included.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def norm(name: str, channels: int) -> None:
+        for field in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{name}.{field}"] = (channels,)
+        shapes[f"{name}.{_COUNTER}"] = ()
+
+    width = network.mid_channels // 2
+    shapes["conv1.weight"] = (width, 3, 7, 7)
+    norm("bn1", width)
+    for name, in_width, mid, kernel_size, projected in _blocks(network):
+        shapes[f"{name}.conv_down.weight"] = (mid, in_width, 1, 1)
+        norm(f"{name}.bn1", mid)
+        for attention in _ATTENTIONS:
+            _attention_shapes(shapes, f"{name}.{attention}", mid, kernel_size, norm)
+        shapes[f"{name}.conv_up.weight"] = (2 * mid, mid, 1, 1)
+        norm(f"{name}.bn2", 2 * mid)
+        if projected:
+            shapes[f"{name}.downsample.0.weight"] = (2 * mid, in_width, 1, 1)
+            norm(f"{name}.downsample.1", 2 * mid)
+        width = 2 * mid
+    shapes["fc.weight"] = (network.num_classes, width)
+    shapes["fc.bias"] = (network.num_classes,)
+    return shapes
+
+
+def _blocks(network: Network) -> Iterator[tuple[str, int, int, int, bool]]:
+    """Per block its name, channels of its input, inside it, its input's side, and whether the
+    shortcut is a convolution."""
+    in_width, kernel_size = network.mid_channels // 2, network.kernel_size
+    for layer, blocks in enumerate(BLOCKS[network.depth]):
+        mid = network.mid_channels << layer
+        for block in range(blocks):
+            yield f"layer{layer + 1}.{block}", in_width, mid, kernel_size, block == 0
+            in_width = 2 * mid
+            if layer and not block:  # Its stride is behind it.
+                kernel_size //= 2
+
+
+def _attention_shapes(
+    shapes: dict[str, tuple[int, ...]],
+    name: str,
+    channels: int,
+    kernel_size: int,
+    norm: Callable[[str, int], None],
+) -> None:
+    shapes[f"{name}.relative"] = (2 * channels // NUM_HEADS, 2 * kernel_size - 1)
+    shapes[f"{name}.{_INDEX}"] = (kernel_size**2,)
+    shapes[f"{name}.qkv_transform.weight"] = (2 * channels, channels, 1)
+    norm(f"{name}.bn_qkv", 2 * channels)
+    norm(f"{name}.bn_similarity", 3 * NUM_HEADS)
+    norm(f"{name}.bn_output", 2 * channels)
+
+
+def check(state: Mapping[str, Tensor], network: Network) -> None:
+    """Refuses a state that is not exactly one of the network.
+
+    Args:
+        state: by the original's names.
+        network: from `recognise`.
+
+    Raises:
+        ValueError: lists every name that is missing or unknown and every tensor of another shape,
+            every index that looks its table up otherwise, every weight that is not of
+            floating-point numbers, and every shift of logits that is not finite.
+    """
+    expected = expected_shapes(network)
+    optional = (_COUNTER, _INDEX)
+    missing = [k for k in expected if k not in state and not k.endswith(optional)]
+    unknown = [k for k in state if k not in expected]
+    shared = [k for k in state if k in expected]
+    shapes = [
+        f"{k} expected {expected[k]}, got {tuple(state[k].shape)}"
+        for k in shared
+        if tuple(state[k].shape) != expected[k]
+    ]
+    whole = [k for k in shared if not k.endswith(optional) and not state[k].is_floating_point()]
+    indices = [
+        k
+        for k in shared
+        if k.endswith(_INDEX)
+        and state[k].numel() == expected[k][0]
+        and not torch.equal(state[k].flatten().long(), _index(expected[k][0]))
+    ]
+    # Ours has no shift of the logits: one that is a number cancels in the softmax.
+    shifts = [
+        k for k in shared if k.endswith("bn_similarity.bias") and not state[k].isfinite().all()
+    ]
+    faults = [
+        f"{len(names)} {what}: {', '.join(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("unknown", unknown),
+            ("of another shape", shapes),
+            ("not of floating-point numbers", whole),
+            ("that look tables up otherwise than the original", indices),
+            ("with numbers that are not finite", shifts),
+        )
+        if names
+    ]
+    if faults:
+        raise ValueError(
+            f"not a whole axial{network.depth} with {network.mid_channels} channels in its first "
+            "layer's blocks, the nearest of csrhddlam/axial-deeplab's networks:\n  "
+            + "\n  ".join(faults)
+        )
+    if network.mid_channels % (2 * NUM_HEADS):
+        raise ValueError(
+            f"expected channels in the first layer's blocks that are a multiple of "
+            f"{2 * NUM_HEADS}, got {network.mid_channels}, which the original cannot run either"
         )
 
 
-def _fits(got: tuple[int, ...], expected: Shape) -> bool:
-    if len(got) != len(expected):
-        return False
-    return all(n % 2 == 1 if e is None else n == e for n, e in zip(got, expected, strict=True))
+def _index(pairs: int) -> Tensor:
+    """The table row of each (key, query), as the original numbers them."""
+    side = round(pairs**0.5)
+    places = torch.arange(side)
+    return (places[:, None] - places + side - 1).flatten()
 
 
-def _shape(shape: Shape) -> str:
-    return "(" + ", ".join("odd" if n is None else str(n) for n in shape) + ")"
+def convert_network(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Network]:
+    """Turns the state of a whole network into one of our classifier.
 
-
-def convert_net(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Turns a network into the state of `AxialClassifier` and the config it needs.
-
-    Its tables have a length per layer, that of the layer's input at 224 x 224. Here they all get
-    that of the longest, by `layers.fit_table`: no distance looks up anything else.
+    Tables come out in one length, the longest, by repeating end rows: the network computes the
+    same, at the original's input size and beyond it.
 
     Args:
-        state: by its own names, from `read_state`.
+        state: by the original's names.
 
     Returns:
-        State by our names, `backbone.*` and `fc.*`; and the config as nested dicts, complete but
-        for MODEL.WEIGHTS.
+        By the names of `AxialClassifier`, and which network it is.
 
     Raises:
-        ValueError: the state is not one of such a network.
+        ValueError: not a whole network of that project, see `check`.
     """
-    net = detect(state)
-    check_state(state, net)
-    rows = max(v.shape[1] for n, v in state.items() if n.endswith(".relative"))
-    # The count of batches is 0 where the file has none; nothing here reads it.
-    counts = {n: torch.tensor(0) for n in expected_shapes(net) if n.endswith("num_batches_tracked")}
-    kept = {n: v for n, v in state.items() if not n.endswith(".flatten_index")}
+    network = recognise(state)
+    check(state, network)
+    rows = 2 * network.max_distance + 1
+    kept = {k: v for k, v in state.items() if not k.endswith(_INDEX)}
+    for name in expected_shapes(network):
+        if name.endswith(_COUNTER):
+            kept.setdefault(name, torch.tensor(0))
     converted = {}
-    for name, value in convert_state(counts | kept).items():
-        if name.endswith("_table.weight"):
-            value = fit_table(value, rows)
-        # A tensor of its own: a view would put the whole of what it is cut from into the file.
-        ours = name if name.startswith("fc.") else f"backbone.{name}"
-        converted[ours] = value.clone(memory_format=torch.contiguous_format)
-    return converted, config_of(net, max_distance=rows // 2)
+    for name, value in convert_state(kept).items():
+        prefix = "" if name.startswith("fc.") else "backbone."
+        value = fit_table(value, rows) if name.endswith("_table.weight") else value
+        converted[prefix + name] = value.contiguous().clone()
+    return converted, network
 
 
-def config_of(net: Architecture, *, max_distance: int) -> dict[str, Any]:
-    """The config of a converted network, with the pictures as its training had them.
+def table_lengths(network: Network) -> Iterable[int]:
+    """The lengths that the original's tables have, each once, longest first.
 
     Args:
-        net: the architecture.
-        max_distance: of the converted tables.
+        network: from `recognise`.
 
     Returns:
-        Nested dicts, for a YAML file.
+        Rows.
     """
-    return {
-        "MODEL": {
-            "META_ARCHITECTURE": "AxialClassifier",
-            # Of red, green, blue: torchvision's 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225.
-            "PIXEL_MEAN": [123.675, 116.28, 103.53],
-            "PIXEL_STD": [58.395, 57.12, 57.375],
-            "BACKBONE": {"NAME": "build_axial_resnet_backbone", "FREEZE_AT": 0},
-            "AXIAL_RESNET": {
-                "DEPTH": net.depth,
-                "WIDTH_MULTIPLIER": net.width_multiplier,
-                "STEM": "conv7",
-                "ATTENTION": "axial",
-                "NUM_HEADS": NUM_HEADS,
-                "SPAN": 0,
-                "MAX_DISTANCE": max_distance,
-                "STRIDE": "avg_pool",
-                "OUTPUT_STRIDE": 32,
-                "NORM": "BN",
-                "OUT_FEATURES": ["res5"],
-            },
-            "AXIAL_CLASSIFIER": {"NUM_CLASSES": net.num_classes},
-        },
-        "DATASETS": {"TRAIN": ["imagenet_train"], "TEST": ["imagenet_val"]},
-        "INPUT": {"FORMAT": "RGB", "CROP_SIZE": [224, 224], "MIN_SIZE_TEST": 256},
-        "VERSION": 2,
-    }
+    return sorted({2 * block[3] - 1 for block in _blocks(network)}, reverse=True)

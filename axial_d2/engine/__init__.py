@@ -1,5 +1,6 @@
 """Training, evaluation and prediction around Detectron2's engine."""
 
+from axial_d2.engine.conversion import Conversion, convert_csrhddlam
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.launch import launch, under_torchrun
 from axial_d2.engine.main import train_or_evaluate
@@ -9,10 +10,12 @@ from axial_d2.engine.setup import argument_parser, load_config, read_config, set
 from axial_d2.engine.trainer import Trainer
 
 __all__ = [
+    "Conversion",
     "PicturePredictor",
     "SetupError",
     "Trainer",
     "argument_parser",
+    "convert_csrhddlam",
     "draw_dataset",
     "draw_files",
     "launch",
