@@ -93,6 +93,8 @@ def main() -> int:
             raise SetupError(f"--size: expected 1 or more, got {args.size[0]} {args.size[1]}")
         if args.json and not args.json.parent.is_dir():
             raise SetupError(f"--json: the folder {args.json.parent} does not exist")
+        if args.json and args.json.is_dir():
+            raise SetupError(f"--json: expected a file, got the folder {args.json}")
         cfg = read_config(args.config_file, args.opts)
         try:
             analysis = analyze(cfg, tuple(args.size), memory=not args.no_memory)

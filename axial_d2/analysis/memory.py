@@ -34,7 +34,9 @@ class PeakMemory(TorchDispatchMode):
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         result = operation(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
+        # The meta device alone makes a batch's statistics in evaluation too.
+        evaluates = operation is torch.ops.aten.native_batch_norm.default and not args[5]
+        for value in tree_leaves(result[0] if evaluates and args[0].is_meta else result):
             if isinstance(value, torch.Tensor):
                 self._add(value.untyped_storage())
         return result

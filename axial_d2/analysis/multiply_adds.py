@@ -47,7 +47,8 @@ def count_multiply_adds(network: nn.Module, run: Callable[[], object]) -> dict[s
         By name of each layer that was met, in the order of the network's modules.
 
     Raises:
-        ValueError: the network has a layer with parameters of a kind that is not known here.
+        ValueError: the network has a layer with parameters of a kind that is not known here, or a
+            known one that was not met: its weights may have been used by other hands.
     """
     known = [(name, module, _formula(name, module)) for name, module in _layers(network)]
     counted: dict[str, MultiplyAdds] = {}
@@ -69,6 +70,9 @@ def count_multiply_adds(network: nn.Module, run: Callable[[], object]) -> dict[s
     finally:
         for handle in handles:
             handle.remove()
+    missed = [name for name, _, formula in known if formula is not None and name not in counted]
+    if missed:
+        raise ValueError(f"{', '.join(missed)}: not called, so that their work is not counted")
     return {name: counted[name] for name, _, _ in known if name in counted}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from axial_d2 import ops
 from axial_d2.analysis.memory import PeakMemory
 from axial_d2.analysis.multiply_adds import MultiplyAdds, count_multiply_adds
+from axial_d2.layers import LocalAttention2d
 
 _PANOPTIC = ("AxialDeepLab", "PanopticDeepLab")
 # By the beginning of a layer's name; the first that fits. A backbone's stages stand for themselves.
@@ -46,7 +47,8 @@ class Analysis(NamedTuple):
         total: their sum.
         peak_activation_bytes: the most memory of tensors alive at once in one evaluation pass in
             single precision, without parameters, buffers and the picture; None: not asked for.
-        backends: which implementations of axial attention that is of.
+        backends: which implementations of attention that is of; those of local attention begin
+            with "local ".
     """
 
     parts: dict[str, Part]
@@ -106,7 +108,14 @@ def analyze(cfg: CfgNode, size: tuple[int, int], *, memory: bool = True) -> Anal
             peak = memory_of.peak
     parts = _by_part(network, counts)
     total = Part(*(sum(values) for values in zip(*parts.values(), strict=True)))
+    backends += _local_backends(network) if memory else []
     return Analysis(parts, total, peak, tuple(dict.fromkeys(backends)))
+
+
+def _local_backends(network: nn.Module) -> list[str]:
+    """What the layers ask for, by its own name: local attention is never recorded."""
+    asked = (m.backend for m in network.modules() if isinstance(m, LocalAttention2d))
+    return ["local " + ("blocked" if name == "auto" else name) for name in asked]
 
 
 def _build(cfg: CfgNode) -> nn.Module:

@@ -63,6 +63,24 @@ def test_a_span_counts_the_keys_that_exist() -> None:
     assert total(layer, (1, 5)) == 2 * (convolution + 2 * 25 * each,)
 
 
+@pytest.mark.parametrize("span", [1, 3, 5, 9, 21])
+@pytest.mark.parametrize("size", [(1, 6), (5, 7), (4, 2)])
+def test_spans_pair_by_pair(size: tuple[int, int], span: int) -> None:
+    """Both passes of a strided layer, every query and key in turn."""
+    height, width = size
+    rows = range(0, height, 2)  # The stride stands between the passes.
+
+    def pairs(length: int) -> int:
+        places = range(length)
+        return sum(abs(query - key) <= span // 2 for query in places for key in places)
+
+    net = AxialAttention2d(in_channels=16, out_channels=16, num_heads=2, span=span, stride=2)
+    convolutions = (height * width + len(rows) * width) * 16 * 32
+    attended = width * pairs(height) + len(rows) * pairs(width)
+    done = convolutions + attended * 2 * (3 * 4 + 2 * 8)
+    assert total(net.eval(), size).done == 2 * done
+
+
 @pytest.mark.parametrize(("sensitive", "products"), [(False, 3), (True, 5)])
 def test_local_attention(sensitive: bool, products: int) -> None:
     """Windows of 3 x 3 on 2 x 4 places: a row sees 2; an outer column 2, an inner 3."""
@@ -99,6 +117,17 @@ def test_a_layer_that_is_used_twice_counts_twice() -> None:
     layer = nn.Linear(3, 4)
     counts = count_multiply_adds(layer, lambda: layer(layer(torch.ones(1, 3))[:, :3]))
     assert counts == {"": (24, 24)}
+
+
+def test_a_layer_that_is_not_called_is_named() -> None:
+    class ByOtherHands(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.hidden.weight.T
+
+    net = ByOtherHands(4, 4)
+    net.hidden = nn.Linear(4, 4)
+    with pytest.raises(ValueError, match="hidden: not called"):
+        count_multiply_adds(net, lambda: net(torch.ones(1, 4)))
 
 
 def test_a_layer_without_formula_is_named_and_nothing_stays_behind() -> None:
