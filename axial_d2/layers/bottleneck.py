@@ -1,6 +1,7 @@
 """The residual block of Axial-ResNet."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from axial_d2.layers.axial_attention import NormFactory
 from axial_d2.layers.drop_path import DropPath
@@ -45,7 +46,7 @@ class AxialBottleneck(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+                SubsampledConv(in_channels, out_channels, stride=stride),
                 norm(out_channels),
             )
             init_convolution(self.shortcut[0])
@@ -62,6 +63,30 @@ class AxialBottleneck(nn.Module):
         branch = self.relu(self.attention(branch))
         branch = self.expand_norm(self.expand(branch))
         return self.relu(self.drop_path(branch) + self.shortcut(x))
+
+
+class SubsampledConv(nn.Conv2d):
+    """A strided 1x1 convolution that takes every s-th row and column first, then the convolution.
+
+    The same numbers and names as torch's own, whose backward pass on the CPU kills the process
+    ("double free or corruption", torch 2.14) with channels last, an even size and few channels
+    that come in, such as a picture's three.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        """Builds the convolution, without bias.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            stride: both axes shrink to ceil(size / stride).
+        """
+        super().__init__(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes (N, in_channels, H, W), gives (N, out_channels, ceil(H / stride), ...)."""
+        step = self.stride[0]
+        return F.conv2d(x[:, :, ::step, ::step], self.weight)
 
 
 def init_convolution(convolution: nn.Conv2d) -> None:

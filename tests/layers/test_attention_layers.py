@@ -1,5 +1,8 @@
 """Axial attention as layers: sizes, spans, strides, what is kept."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -222,3 +225,33 @@ def test_channels_the_heads_cannot_share_are_named() -> None:
         AxialAttention1d(in_channels=8, out_channels=24, axis="height")
     with pytest.raises(ValueError, match="stride_mode: expected one of subsample, avg_pool"):
         AxialAttention2d(in_channels=16, out_channels=16, stride_mode="max_pool")
+
+
+# In a process of its own: torch's strided 1x1 convolution does not fail here, it dies.
+_TRAINS_A_STEM = """
+import torch
+from axial_d2.layers import AxialStem
+stem = AxialStem(mid_channels=8, out_channels=16, num_heads=2, max_distance=4)
+stem = stem.to(memory_format=torch.channels_last)
+for _ in range(3):
+    stem(torch.randn(2, 3, 48, 64)).square().mean().backward()
+print("trained")
+"""
+
+
+def test_an_axial_stem_trains_with_channels_last() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _TRAINS_A_STEM], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("trained\n"), done.stderr[-1000:]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_shortcut_strides_as_torch_does(size: tuple[int, int]) -> None:
+    block = AxialBottleneck(
+        in_channels=3, mid_channels=4, out_channels=6, attention=nn.Identity(), stride=2
+    )
+    convolution = block.shortcut[0]
+    x = torch.randn(2, 3, *size)
+    expected = nn.functional.conv2d(x, convolution.weight, stride=2)
+    torch.testing.assert_close(convolution(x), expected)
