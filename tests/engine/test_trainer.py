@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -166,9 +167,15 @@ def test_second_ctrl_c_is_not_held_back(trainer_of, tmp_path, monkeypatch):
     trainer.resume_or_load(resume=False)
 
     def interrupted_twice(_):
-        # Not os.kill: its signals go to any thread, and two that wait together count as one.
+        # Not os.kill: its signals go to any thread. Two that wait together count as one: the second
+        # follows when the first has been held, which gives the signal back.
+        holding = signal.getsignal(signal.SIGINT)
+        end = time.monotonic() + 30
         signal.raise_signal(signal.SIGINT)
+        while signal.getsignal(signal.SIGINT) == holding and time.monotonic() < end:
+            time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
+        time.sleep(1)
         raise AssertionError("the second must end the iteration")
 
     monkeypatch.setattr(trainer.model, "forward", interrupted_twice)
