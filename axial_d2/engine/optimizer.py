@@ -161,19 +161,52 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> Any:
     return build_deeplab_scheduler(cfg, optimizer)
 
 
-def follow_new_schedule(scheduler: Any, restore: Callable[[], None]) -> None:
-    """Loads a checkpoint without letting it bring the old length of the training back.
+def with_own_settings(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's saved state without its weight decay, momentum and the like.
 
-    A polynomial schedule keeps `max_iters` in its state: after resuming with a larger MAX_ITER it
-    would take a fractional power of a negative number. And the optimiser brings the learning rate
-    of the old schedule back, which is 0 at the end of a finished training: the next iteration would
-    be lost.
+    torch's own loading would bring these back, whatever the config says now.
 
     Args:
-        scheduler: built for the new length; moved by `restore`.
+        optimizer: built from the config.
+        state: from a checkpoint.
+
+    Returns:
+        The state with the optimiser's settings, for its `load_state_dict`. The learning rate is
+        left to `follow_new_schedule`.
+
+    Raises:
+        ValueError: the state is of SGD and not of the Adam family, or the other way round.
+    """
+    kinds = {True: "ADAM, ADAMW or RADAM", False: "SGD"}
+    wanted = "betas" in optimizer.param_groups[0]
+    came = all("betas" in group for group in state["param_groups"])
+    if wanted != came:
+        raise ValueError(f"SOLVER.OPTIMIZER was {kinds[came]} and is {kinds[wanted]}")
+    groups = [
+        {**saved, **{k: v for k, v in own.items() if k not in ("params", "lr")}}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)
+    ]
+    # Of another number of groups: loading refuses that.
+    return {**state, "param_groups": groups + state["param_groups"][len(groups) :]}
+
+
+# How far a schedule has come; all else that torch saves of one are settings.
+_PROGRESS = ("last_epoch", "_step_count", "_last_lr")
+
+
+def follow_new_schedule(scheduler: Any, restore: Callable[[], None]) -> None:
+    """Loads a checkpoint without letting it bring the old schedule back.
+
+    Schedules keep the base learning rate in their state, the polynomial one also `max_iters`: after
+    resuming with a larger MAX_ITER it would take a fractional power of a negative number. And the
+    optimiser brings the learning rate of the old schedule back, which is 0 at the end of a finished
+    training: the next iteration would be lost.
+
+    Args:
+        scheduler: built from the config; moved by `restore`.
         restore: loads the checkpoint into optimiser and scheduler.
     """
-    own = {k: getattr(scheduler, k) for k in ("max_iters", "warmup_iters") if hasattr(scheduler, k)}
+    own = {k: v for k, v in vars(scheduler).items() if k not in _PROGRESS}
     restore()
     vars(scheduler).update(own)
     if scheduler.last_epoch > getattr(scheduler, "max_iters", scheduler.last_epoch):

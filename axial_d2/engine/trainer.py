@@ -21,7 +21,12 @@ from axial_d2.engine.checks import check_before_training
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.loaders import build_test_loader, build_train_loader
 from axial_d2.engine.loading_report import network_facts
-from axial_d2.engine.optimizer import build_lr_scheduler, build_optimizer, follow_new_schedule
+from axial_d2.engine.optimizer import (
+    build_lr_scheduler,
+    build_optimizer,
+    follow_new_schedule,
+    with_own_settings,
+)
 from axial_d2.engine.results import RESULTS_FILE, write_results
 from axial_d2.engine.train_loop import FinishStepOnInterrupt, inner_trainer, over_processes
 
@@ -237,7 +242,8 @@ class Trainer(DefaultTrainer):
             state: from a checkpoint.
 
         Raises:
-            SetupError: the optimiser's part is of other parameter groups.
+            SetupError: the optimiser's part is of other parameter groups, or of SGD and not of the
+                Adam family, or the other way round.
         """
         if self._average is None:
             state = take_training_weights(state, self.checkpointer.model)
@@ -251,20 +257,21 @@ class Trainer(DefaultTrainer):
             # Saved without mixed precision, or on a CPU, where there is nothing to scale.
             inner = {**inner, "grad_scaler": scaler.state_dict()}
         try:
-            self._trainer.load_state_dict(inner)
+            own = with_own_settings(self.optimizer, inner["optimizer"])
+            self._trainer.load_state_dict({**inner, "optimizer": own})
         except ValueError as error:
             raise SetupError(
-                f"the optimiser's state is of other parameters ({error}): resume with the model, "
-                "SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_TABLE that it was saved with, or "
-                "start anew from its weights by MODEL.WEIGHTS"
+                f"the optimiser's state does not fit ({error}): resume with the model, "
+                "SOLVER.OPTIMIZER, SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_TABLE that it "
+                "was saved with, or start anew from its weights by MODEL.WEIGHTS"
             ) from error
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Takes up the last checkpoint of OUTPUT_DIR, or loads MODEL.WEIGHTS.
 
         Args:
-            resume: whether to look for a checkpoint. Model, average, optimiser, schedule and
-                iteration go on from it; SOLVER.MAX_ITER may be another.
+            resume: whether to look for a checkpoint. Model, average, optimiser and iteration go on
+                from it; length, learning rate, decay and the like are the config's.
         """
         found = last_checkpoint(self.cfg.OUTPUT_DIR)
         if resume and not found:

@@ -10,7 +10,7 @@ import torch
 from detectron2.engine import AMPTrainer
 from tiny_training import WIDTH, arguments, assert_same, optimizer_tensors
 
-from axial_d2.engine import Trainer, train_or_evaluate
+from axial_d2.engine import SetupError, Trainer, train_or_evaluate
 from axial_d2.engine import trainer as trainer_module
 
 
@@ -66,6 +66,37 @@ def test_finished_training_can_be_made_longer(trainer_of, tmp_path):
     assert long.optimizer.param_groups[0]["lr"] == pytest.approx(0.002 * (1 - 2 / 5) ** 0.9)
     long.train()
     assert long.scheduler.last_epoch == 5
+
+
+def test_a_resumed_training_goes_by_the_config(trainer_of):
+    done = trainer_of("config", "SOLVER.MAX_ITER", "2", "SOLVER.POLY_LR_POWER", "3.0")
+    done.resume_or_load(resume=False)
+    done.train()
+    options = (
+        "SOLVER.BASE_LR",
+        "0.0001",
+        "SOLVER.WEIGHT_DECAY",
+        "0.5",
+        "SOLVER.OPTIMIZER",
+        "RADAM",
+    )
+    again = trainer_of("config", "SOLVER.MAX_ITER", "5", *options)
+    again.resume_or_load(resume=True)
+    group = again.optimizer.param_groups[0]
+    assert group["lr"] == pytest.approx(0.0001 * (1 - 2 / 5) ** 0.9)
+    assert group["weight_decay"] == 0.5 and group["decoupled_weight_decay"]
+    assert_same(optimizer_tensors(done.optimizer), optimizer_tensors(again.optimizer))
+    again.train()
+
+
+@pytest.mark.parametrize(("first", "then"), [("ADAM", "SGD"), ("SGD", "RADAM")])
+def test_sgd_is_not_resumed_by_the_adam_family(trainer_of, first, then):
+    done = trainer_of("kinds", "SOLVER.MAX_ITER", "2", "SOLVER.OPTIMIZER", first)
+    done.resume_or_load(resume=False)
+    done.train()
+    again = trainer_of("kinds", "SOLVER.OPTIMIZER", then)
+    with pytest.raises(SetupError, match=rf"SOLVER\.OPTIMIZER was .*{first}.* and is .*{then}"):
+        again.resume_or_load(resume=True)
 
 
 def test_resuming_a_finished_training_trains_no_more(trainer_of):
