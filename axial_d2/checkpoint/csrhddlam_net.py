@@ -165,8 +165,8 @@ def check(state: Mapping[str, Tensor], network: Network) -> None:
 
     Raises:
         ValueError: lists every name that is missing or unknown and every tensor of another shape,
-            every index that looks its table up otherwise, every weight that is not of
-            floating-point numbers, and every shift of logits that is not finite.
+            every index that looks its table up otherwise, and every weight that is not of finite
+            floating-point numbers (such as those of a training that diverged).
     """
     expected = expected_shapes(network)
     optional = (_COUNTER, _INDEX)
@@ -186,10 +186,7 @@ def check(state: Mapping[str, Tensor], network: Network) -> None:
         and state[k].numel() == expected[k][0]
         and not torch.equal(state[k].flatten().long(), _index(expected[k][0]))
     ]
-    # Ours has no shift of the logits: one that is a number cancels in the softmax.
-    shifts = [
-        k for k in shared if k.endswith("bn_similarity.bias") and not state[k].isfinite().all()
-    ]
+    infinite = [k for k in shared if not k.endswith(optional) and not state[k].isfinite().all()]
     faults = [
         f"{len(names)} {what}: {', '.join(names)}"
         for what, names in (
@@ -198,7 +195,7 @@ def check(state: Mapping[str, Tensor], network: Network) -> None:
             ("of another shape", shapes),
             ("not of floating-point numbers", whole),
             ("that look tables up otherwise than the original", indices),
-            ("with numbers that are not finite", shifts),
+            ("with numbers that are not finite", infinite),
         )
         if names
     ]

@@ -47,7 +47,8 @@ def read_state(path: str | os.PathLike) -> dict[str, Tensor]:
 
 def _load(path: str | os.PathLike) -> Any:
     if not os.path.isfile(path):
-        raise ValueError(f"{path}: no such file")
+        what = "a folder" if os.path.isdir(path) else "no such file"
+        raise ValueError(f"{path}: expected a checkpoint, got {what}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -58,7 +59,9 @@ def _load(path: str | os.PathLike) -> Any:
                 "would run code of the file. Where you trust it, save its weights alone with "
                 'torch.save({"net": model.state_dict()}, FILE)'
             ) from error
-        raise ValueError(f"{path}: not a file that torch.save wrote") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}: torch cannot read it: {reason}") from error
+        raise ValueError(f"{path}: expected a file that torch.save wrote, got another") from error
+    except Exception as error:  # Bytes that are no pickle may raise anything, says Python's manual.
+        raise ValueError(
+            f"{path}: expected a file that torch.save wrote, got one that torch cannot read "
+            f"({type(error).__name__})"
+        ) from error

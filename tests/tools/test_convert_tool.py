@@ -136,7 +136,7 @@ def test_mistakes_are_one_line(convert, original, tmp_path, capsys) -> None:
 
     out = tmp_path / "out.pth"
     missing = tmp_path / "no.pth"
-    assert error(missing, out) == f"{missing}: no such file"
+    assert error(missing, out) == f"{missing}: expected a checkpoint, got no such file"
     assert error(original, tmp_path / "no" / "out.pth").startswith("OUT: no such folder: ")
     assert error(original, tmp_path / "out.pkl").startswith(
         "OUT: expected a name that ends in .pth"
