@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from fvcore.common.checkpoint import _strip_prefix_if_present
 from torch import nn
@@ -53,6 +55,19 @@ class Checkpointer(DetectionCheckpointer):
         self._facts = dict(facts or {})
         self._resumes = False
         self._report: LoadingReport | None = None
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            loaded = super()._load_file(filename)
+        except Exception as error:  # A pickle can fail in any way.
+            lines = str(error).splitlines() or [""]
+            raise SetupError(
+                f"expected a file of weights, which this is not: {type(error).__name__}: {lines[0]}"
+            ) from error
+        state = loaded["model"]
+        if not loaded.get("matching_heuristics"):
+            _check_tensors(state)
+        return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if checkpoint.get("matching_heuristics"):
@@ -124,14 +139,27 @@ class Checkpointer(DetectionCheckpointer):
             What the file holds beyond the states of model and trainer.
 
         Raises:
-            SetupError: nothing in the file fits the model; or a training is resumed with position
-                tables of another length.
+            SetupError: the file holds no weights, or none that fits the model; or a training is
+                resumed with position tables of another length.
         """
         self._resumes = checkpointables is None
         try:
             return super().load(path, checkpointables)
         except SetupError as error:
             raise SetupError(f"{path}: {error}") from error
+
+
+def _check_tensors(state: Any) -> None:
+    """Refuses what another program may have saved instead of tensors by name."""
+    expected = "expected a file with tensors by name, or with such a mapping as its 'model'"
+    if not isinstance(state, Mapping):
+        raise SetupError(f"{expected}; got a {type(state).__name__}")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor | np.ndarray):
+            raise SetupError(
+                f"{expected}; got {name!r}, a {type(value).__name__}. Checkpoints of "
+                "csrhddlam/axial-deeplab are for tools/convert_checkpoint.py first"
+            )
 
 
 def _shapes(state: Mapping[str, Any]) -> Shapes:

@@ -23,8 +23,22 @@ def check_solver(cfg: CfgNode) -> None:
     for key, value in (
         ("ACCUMULATION_STEPS", node.ACCUMULATION_STEPS),
         ("LOOKAHEAD.STEPS", node.LOOKAHEAD.STEPS),
+        ("CHECKPOINT_PERIOD", node.CHECKPOINT_PERIOD),
     ):
         _expect(value >= 1, key, "1 or more", value)
+    # A negative limit of CLIP_TYPE value would make every gradient that limit.
+    for key, value in (
+        ("BASE_LR", node.BASE_LR),
+        ("CLIP_GRADIENTS.CLIP_VALUE", node.CLIP_GRADIENTS.CLIP_VALUE),
+    ):
+        _expect(value > 0, key, "more than 0", value)
+    for key, value in (
+        ("MOMENTUM", node.MOMENTUM),
+        ("POLY_LR_POWER", node.POLY_LR_POWER),
+        ("WARMUP_ITERS", node.WARMUP_ITERS),
+        ("WARMUP_FACTOR", node.WARMUP_FACTOR),
+    ):
+        _expect(value >= 0, key, "0 or more", value)
     alpha, decay = node.LOOKAHEAD.ALPHA, node.EMA.DECAY
     _expect(0.0 < alpha <= 1.0, "LOOKAHEAD.ALPHA", "more than 0 and at most 1", alpha)
     _expect(0.0 <= decay < 1.0, "EMA.DECAY", "0 or more and less than 1", decay)

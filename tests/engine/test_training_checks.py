@@ -64,6 +64,13 @@ def test_nothing_to_do_is_refused(config_file, key):
     [
         ("ACCUMULATION_STEPS", "0", "1 or more"),
         ("LOOKAHEAD.STEPS", "0", "1 or more"),
+        ("CHECKPOINT_PERIOD", "0", "1 or more"),
+        ("BASE_LR", "-1.0", "more than 0"),
+        ("CLIP_GRADIENTS.CLIP_VALUE", "-1.0", "more than 0"),
+        ("MOMENTUM", "-0.5", "0 or more"),
+        ("POLY_LR_POWER", "-1.0", "0 or more"),
+        ("WARMUP_ITERS", "-5", "0 or more"),
+        ("WARMUP_FACTOR", "-0.1", "0 or more"),
         ("LOOKAHEAD.ALPHA", "0.0", "more than 0 and at most 1"),
         ("LOOKAHEAD.ALPHA", "1.1", "more than 0 and at most 1"),
         ("EMA.DECAY", "1.0", "0 or more and less than 1"),
@@ -131,3 +138,24 @@ def test_a_file_of_another_model_is_an_error_and_a_partial_one_is_not(tmp_path):
         Checkpointer(model).load(str(tmp_path / "other.pth"))
     Checkpointer(model).load(str(tmp_path / "part.pth"))
     assert (model[0].weight == 1).all()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])
+def test_a_file_that_holds_no_weights_is_told_in_one_line(tmp_path, name):
+    (tmp_path / name).write_text("garbage\n")
+    with pytest.raises(SetupError, match=rf"{name}: expected a file of weights, which this is not"):
+        Checkpointer(torch.nn.Linear(3, 4)).load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("content", "came"),
+    [
+        ({"state_dict": {"weight": torch.zeros(4, 3)}}, "'state_dict', a dict"),
+        ({"model": [torch.zeros(4, 3)]}, "a list"),
+        ([1, 2], "a list"),
+    ],
+)
+def test_weights_in_another_programs_form_are_told_in_one_line(tmp_path, content, came):
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(SetupError, match=rf"weights\.pth: expected a file with .* got {came}"):
+        Checkpointer(torch.nn.Linear(3, 4)).load(str(tmp_path / "weights.pth"))
