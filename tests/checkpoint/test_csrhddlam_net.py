@@ -175,9 +175,9 @@ def test_files_that_torch_cannot_read(tmp_path) -> None:
         with pytest.raises(ValueError, match=rf"{name}\.pth: ") as error:
             read_state(path)
         assert "\n" not in str(error.value), name
-    with pytest.raises(ValueError, match="got (a folder|no such file)$"):
+    with pytest.raises(ValueError, match="got no such file$"):
         read_state(tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match="got (a folder|no such file)$"):
+    with pytest.raises(ValueError, match="got a folder$"):
         read_state(tmp_path)
 
 
