@@ -17,7 +17,8 @@ _NOTES = """\
 example:
   %(prog)s --config-file configs/cityscapes-panoptic/axial_deeplab_s.yaml --size 1025 2049
 
-Nothing is computed and no dataset is needed: sizes alone go through the network. One multiply-add
+Nothing is computed and no dataset is needed: sizes alone go through the network, the picture's as
+it is: a segmentation model pads a picture to a multiple of its stride before. One multiply-add
 is 1; counted are convolutions, linear layers and every product of attention, whichever
 implementation of it runs. "as the paper counts": both attention layers of a strided block at full
 size, and the full span at every position, at the border too. "done": what is needed; the stride
@@ -98,8 +99,10 @@ def main() -> int:
         cfg = read_config(args.config_file, args.opts)
         try:
             analysis = analyze(cfg, tuple(args.size), memory=not args.no_memory)
-        except (ValueError, KeyError) as error:
-            raise SetupError(f"{args.config_file}: {error.args[0]}") from error
+        except (ValueError, KeyError, RuntimeError, AssertionError) as error:
+            # Detectron2's own parts refuse values and sizes by errors of any kind.
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise SetupError(f"{args.config_file}: {kind}{error}") from error
         print(f"{args.config_file}, {args.size[0]} x {args.size[1]}\n\n{table(analysis)}")
         if args.json:
             about = {"config": args.config_file, "size": args.size, "options": args.opts}

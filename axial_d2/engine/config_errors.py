@@ -52,8 +52,12 @@ def merge_options(cfg: CfgNode, options: list[str]) -> None:
         options: keys and values in turn.
 
     Raises:
-        SetupError: a key without a value, an unknown key, or a value of the wrong type.
+        SetupError: a key without a value, an unknown key, a value of the wrong type, or an option
+            such as --resume among them.
     """
+    flag = next((key for key in options if key.startswith("--")), None)
+    if flag:
+        raise SetupError(f"command line: expected {flag} before the KEY VALUE pairs, got it after")
     if len(options) % 2:
         raise SetupError(
             f"command line: expected KEY VALUE pairs after the options, got {len(options)} words: "

@@ -172,8 +172,14 @@ def decoder_from_config(
 
     Raises:
         ValueError: a feature the backbone does not give, a common stride that is not the shallowest
-            feature's, or an unknown `MODEL.AXIAL_DEEPLAB.DECODER`.
+            feature's, an unknown `MODEL.AXIAL_DEEPLAB.DECODER`, or another number of dilations than
+            ASPP has.
     """
+    if cfg.MODEL.AXIAL_DEEPLAB.ASPP and len(branch.ASPP_DILATIONS) != 3:
+        raise ValueError(
+            "ASPP_DILATIONS: expected three with MODEL.AXIAL_DEEPLAB.ASPP, got "
+            f"{list(branch.ASPP_DILATIONS)}"
+        )
     if not branch.IN_FEATURES:
         raise ValueError("IN_FEATURES: expected at least one feature of the backbone, got none")
     missing = [name for name in branch.IN_FEATURES if name not in input_shape]

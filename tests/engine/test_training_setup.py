@@ -112,6 +112,8 @@ def test_broken_yaml_names_file_and_line(config_file):
         (["SOLVER.WEIGHTS", "x"], r"unknown config key SOLVER\.WEIGHTS \(nearest: MODEL\.WEIGHTS"),
         (["SOLVR.BASE_LR", "1"], r"unknown config key SOLVR\.BASE_LR \(nearest: SOLVER\.BASE_LR"),
         (["SOLVER.MAX_ITER"], "expected KEY VALUE pairs after the options, got 1 words"),
+        (["SEED", "1", "--resume"], "expected --resume before the KEY VALUE pairs"),
+        (["SEED", "1", "--num-gpus", "2"], "expected --num-gpus before the KEY VALUE pairs"),
         (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER: expected a value of type int"),
     ],
 )

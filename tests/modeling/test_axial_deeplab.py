@@ -223,6 +223,12 @@ def test_values_that_cannot_work_are_named(key: str, value: object, message: str
         build_model(small_config(key, value))
 
 
+@pytest.mark.parametrize("dilations", [[], [6]])
+def test_aspp_has_three_dilations(dilations: list[int]) -> None:
+    with pytest.raises(ValueError, match="ASPP_DILATIONS: expected three"):
+        build("conv", True, "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS", dilations)
+
+
 def test_plain_cross_entropy() -> None:
     model = build("conv", False, "MODEL.SEM_SEG_HEAD.LOSS_TYPE", "cross_entropy")
     assert torch.isfinite(model([scene(48, 64)] * 2)["loss_sem_seg"])

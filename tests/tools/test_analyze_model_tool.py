@@ -68,3 +68,6 @@ def test_mistakes_are_one_line(analyze, tmp_path, capsys):
     assert "expected one of AxialDeepLab, PanopticDeepLab, AxialClassifier" in error()
     assert analyze("--opts", "MODEL.AXIAL_RESNET.SPAN", "4") == 1
     assert "MODEL.AXIAL_RESNET.SPAN" in error()
+    # Detectron2 asserts that there are features to build a pyramid of.
+    assert analyze("--opts", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone") == 1
+    assert error().startswith("error: ") and "Error: " in error()
