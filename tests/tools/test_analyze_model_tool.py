@@ -70,4 +70,4 @@ def test_mistakes_are_one_line(analyze, tmp_path, capsys):
     assert "MODEL.AXIAL_RESNET.SPAN" in error()
     # Detectron2 asserts that there are features to build a pyramid of.
     assert analyze("--opts", "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone") == 1
-    assert error().startswith("error: ") and "Error: " in error()
+    assert "AssertionError: " in error()
