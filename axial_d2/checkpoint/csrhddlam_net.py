@@ -178,7 +178,16 @@ def check(state: Mapping[str, Tensor], network: Network) -> None:
         for k in shared
         if tuple(state[k].shape) != expected[k]
     ]
-    whole = [k for k in shared if not k.endswith(optional) and not state[k].is_floating_point()]
+    weights = [k for k in shared if not k.endswith(optional)]
+    # Sparse, quantised and empty (meta) tensors are no plain weights either.
+    plain = {
+        k
+        for k in weights
+        if state[k].is_floating_point()
+        and state[k].layout == torch.strided
+        and not state[k].is_meta
+    }
+    whole = [k for k in weights if k not in plain]
     indices = [
         k
         for k in shared
@@ -186,7 +195,7 @@ def check(state: Mapping[str, Tensor], network: Network) -> None:
         and state[k].numel() == expected[k][0]
         and not torch.equal(state[k].flatten().long(), _index(expected[k][0]))
     ]
-    infinite = [k for k in shared if not k.endswith(optional) and not state[k].isfinite().all()]
+    infinite = [k for k in weights if k in plain and not state[k].isfinite().all()]
     faults = [
         f"{len(names)} {what}: {', '.join(names)}"
         for what, names in (

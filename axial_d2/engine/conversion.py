@@ -120,9 +120,9 @@ def classifier_config(network: Network, weights: Path) -> dict[str, Any]:
 
 def _check_paths(source: str, target: str, *, overwrite: bool) -> tuple[Path, Path]:
     weights = Path(target)
-    config = weights.with_suffix(".yaml")
     if weights.suffix != ".pth":
-        raise SetupError(f"OUT: expected a name that ends in .pth, got {target}")
+        raise SetupError(f"OUT: expected a name that ends in .pth, got {target!r}")
+    config = weights.with_suffix(".yaml")
     if not weights.parent.is_dir():
         raise SetupError(f"OUT: no such folder: {weights.parent}")
     for path in (weights, config):
