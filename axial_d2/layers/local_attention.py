@@ -148,6 +148,7 @@ class LocalAttention2d(nn.Module):
         self.stride_mode = stride_mode
         self.num_heads = num_heads
         self.backend = backend
+        self.in_channels = in_channels
         self.out_channels = out_channels
         self.query_depth = self.value_depth = out_channels // num_heads
 

@@ -5,7 +5,8 @@ neither with the window nor with the number of windows. Where what lies in `ops/
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,8 @@ def local_attention(
     logit_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The attention; see `axial_d2.ops.local_attention`. Differentiable once."""
-    heads = q.shape[1]
-    rq, rk, rv = (_rows(t, heads) for t in (query_table, key_table, value_table))
+    window = _window_within(q, query_table)
+    rq, rk, rv = (_rows(t, window, q.shape[1]) for t in (query_table, key_table, value_table))
     content_query = q
     if logit_scale is not None:
         scale = logit_scale.to(q.dtype)[..., None, None]  # (T, G, 1, 1)
@@ -36,7 +37,7 @@ def local_attention(
         rq = rq * scale[1]
         rk = None if rk is None else rk * scale[2]
     heads_first = (t.transpose(0, 1) for t in (content_query, q, k, v))  # (G, N, H, W, D)
-    content, position = _Attention.apply(*heads_first, rq, rk, rv, query_table.shape[0])
+    content, position = _Attention.apply(*heads_first, rq, rk, rv, window)
     position = None if value_table is None else position.transpose(0, 1)
     return content.transpose(0, 1), position
 
@@ -45,23 +46,37 @@ def local_logit_moments(
     q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor | None
 ) -> tuple[Tensor, Tensor, int]:
     """The moments; see `axial_d2.ops.local_logit_moments`. Differentiable once."""
-    window = query_table.shape[0]
+    window = _window_within(q, query_table)
     pairs = math.prod(reference.pairs_in_band(n, window) for n in q.shape[2:4])
-    rows = (_rows(t, q.shape[1]) for t in (query_table, key_table))
+    rows = (_rows(t, window, q.shape[1]) for t in (query_table, key_table))
     heads_first = (t.transpose(0, 1) for t in (q, k))  # (G, N, H, W, D)
     count = q.shape[0] * pairs
     mean, variance = _Moments.apply(*heads_first, *rows, window, count)
     return mean, variance, count
 
 
-def _rows(table: Tensor | None, heads: int) -> Tensor | None:
-    """(M, M, D) to (G, M * M, D)."""
-    return None if table is None else table.flatten(0, 1).expand(heads, -1, -1)
+def _window_within(q: Tensor, table: Tensor) -> int:
+    """M, or the smallest window through which every place of so small a map sees all of it."""
+    return min(table.shape[0], 2 * max(q.shape[2:4]) - 1)
 
 
-def _blocks(q: Tensor, window: int) -> Iterator[Block]:
+def _rows(table: Tensor | None, window: int, heads: int) -> Tensor | None:
+    """The middle of (M, M, D), as wide as the window, as (G, window * window, D)."""
+    if table is None:
+        return None
+    cut = (table.shape[0] - window) // 2
+    inner = slice(cut, cut + window)
+    return table[inner, inner].flatten(0, 1).expand(heads, -1, -1)
+
+
+def _of_heads(block: Block, tables: Sequence[Tensor | None]) -> list[Any]:
+    """Views of the rows that the heads of a block have."""
+    return [None if t is None else t[block.heads] for t in tables]
+
+
+def _blocks(q: Tensor, window: int, key_rows: Tensor | None) -> Iterator[Block]:
     heads, pictures, height, width, _ = q.shape
-    return Grid(height, width, window).blocks(heads, pictures)
+    return Grid(height, width, window, by_key=key_rows is not None).blocks(heads, pictures)
 
 
 class _Attention(torch.autograd.Function):
@@ -84,8 +99,9 @@ class _Attention(torch.autograd.Function):
         content = v.new_empty(v.shape)
         position = None if rv is None else v.new_empty(v.shape)
         with no_autocast(q):
-            rq, rk, rv = (_single(t) for t in (rq, rk, rv))
-            for block in _blocks(q, window):
+            tables = [_single(t) for t in (rq, rk, rv)]
+            for block in _blocks(q, window, rk):
+                rq, rk, rv = _of_heads(block, tables)
                 ab, qb = (at_least_single(block.queries(t)) for t in (a, q))
                 kb, vb = (at_least_single(block.keys(t)) for t in (k, v))
                 weights = _weights(block, ab, qb, kb, rq, rk)
@@ -108,12 +124,14 @@ class _Attention(torch.autograd.Function):
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         a, q, k, v, *tables = ctx.saved_tensors
-        rq, rk, rv = (_single(t) for t in tables)
+        single = [_single(t) for t in tables]
         da, dq = (torch.empty_like(t) for t in (a, q))
         # Margins of several blocks add up: not in half precision.
         dk, dv = (torch.zeros_like(at_least_single(t)) for t in (k, v))
-        drq, drk, drv = (None if t is None else torch.zeros_like(t) for t in (rq, rk, rv))
-        for block in _blocks(q, ctx.window):
+        table_grads = [None if t is None else torch.zeros_like(t) for t in single]
+        for block in _blocks(q, ctx.window, single[1]):
+            rq, rk, rv = _of_heads(block, single)
+            drq, drk, drv = _of_heads(block, table_grads)
             ab, qb, dc = (at_least_single(block.queries(t)) for t in (a, q, content_grad))
             kb, vb = (at_least_single(block.keys(t)) for t in (k, v))
             weights = _weights(block, ab, qb, kb, rq, rk)
@@ -138,7 +156,7 @@ class _Attention(torch.autograd.Function):
                 drk += _summed(by_key, kb)
             block.add_keys(dk, dkb)
         grads = [t.to(like.dtype) for t, like in zip((dk, dv), (k, v), strict=True)]
-        for grad, table in zip((drq, drk, drv), tables, strict=True):
+        for grad, table in zip(table_grads, tables, strict=True):
             grads.append(None if grad is None else grad.to(table.dtype))
         return da, dq, *grads, None
 
@@ -162,16 +180,16 @@ class _Moments(torch.autograd.Function):
         near = at_least_single(q).new_zeros(terms, q.shape[0])
         sums = torch.zeros(2, terms, q.shape[0], dtype=torch.float64, device=q.device)
         with no_autocast(q):
-            single = (_single(rq), _single(rk))
-            for i, block in enumerate(_blocks(q, window)):
+            single = [_single(rq), _single(rk)]
+            for block in _blocks(q, window, rk):
                 qb, kb = at_least_single(block.queries(q)), at_least_single(block.keys(k))
                 pairs = _pairs(block, qb)
-                for t, term in enumerate(_terms(block, qb, kb, *single)):
-                    if i == 0:
-                        near[t] = (term * pairs).sum(dim=(1, 2, 3)) / pairs.sum()
-                    rest = term.sub_(near[t, :, None, None, None]).mul_(pairs).flatten(1)
-                    sums[0, t] += rest.sum(dim=1)
-                    sums[1, t] += torch.linalg.vecdot(rest, rest)
+                for t, term in enumerate(_terms(block, qb, kb, *_of_heads(block, single))):
+                    if block.is_first:
+                        near[t, block.heads] = (term * pairs).sum(dim=(1, 2, 3)) / pairs.sum()
+                    rest = term.sub_(near[t, block.heads, None, None, None]).mul_(pairs).flatten(1)
+                    sums[0, t, block.heads] += rest.sum(dim=1)
+                    sums[1, t, block.heads] += torch.linalg.vecdot(rest, rest)
         offset, square = sums / count
         mean = near + offset
         variance = (square - offset.square()).clamp_min(0)
@@ -185,20 +203,22 @@ class _Moments(torch.autograd.Function):
         ctx: FunctionCtx, mean_grad: Tensor, variance_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         q, k, *tables, mean = ctx.saved_tensors
-        rq, rk = (_single(t) for t in tables)
+        single = [_single(t) for t in tables]
         dq = torch.empty_like(q)
         dk = torch.zeros_like(at_least_single(k))
-        drq, drk = (None if t is None else torch.zeros_like(t) for t in (rq, rk))
+        table_grads = [None if t is None else torch.zeros_like(t) for t in single]
         # The gradient of one logit x is (mean_grad + 2 variance_grad (x - mean)) / count.
         slope = (2 * variance_grad / ctx.count).to(dk.dtype)[..., None, None, None]
         level = ((mean_grad - 2 * variance_grad * mean) / ctx.count).to(dk.dtype)
         level = level[..., None, None, None]
         with no_autocast(q):
-            for block in _blocks(q, ctx.window):
+            for block in _blocks(q, ctx.window, single[1]):
+                rq, rk = _of_heads(block, single)
+                drq, drk = _of_heads(block, table_grads)
                 qb, kb = at_least_single(block.queries(q)), at_least_single(block.keys(k))
                 pairs = _pairs(block, qb)
                 logits = [
-                    term.mul_(slope[i]).add_(level[i]).mul_(pairs)
+                    term.mul_(slope[i, block.heads]).add_(level[i, block.heads]).mul_(pairs)
                     for i, term in enumerate(_terms(block, qb, kb, rq, rk))
                 ]
                 content = block.spread(logits[0])
@@ -210,8 +230,8 @@ class _Moments(torch.autograd.Function):
                     dkb += _per_head(by_key, rk)
                     drk += _summed(by_key, kb)
                 block.add_keys(dk, dkb)
-        drq, drk = (None if g is None else g.to(q.dtype) for g in (drq, drk))
-        return dq, dk.to(k.dtype), drq, drk, None, None
+        grads = [None if g is None else g.to(q.dtype) for g in table_grads]
+        return dq, dk.to(k.dtype), *grads, None, None
 
 
 def _terms(block: Block, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor | None) -> list[Tensor]:

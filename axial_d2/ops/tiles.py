@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 # Longest side of a tile. Longer ones have more pairs out of all windows, shorter ones more margin.
 LONGEST_SIDE = 8
-# Floats in the products of a block of tiles. A few buffers of that size are in use at a time.
+# Floats in the largest product of a block. A few buffers of that size are in use at a time. A block
+# is one tile of one head at least: beyond it only with windows of more than 27 rows.
 BLOCK_FLOATS = 1 << 20
 
 
@@ -31,11 +32,13 @@ class Grid:
         height: H.
         width: W.
         window: M, odd.
+        by_key: whether there are also products of the keys with the M * M rows of a table.
     """
 
     height: int
     width: int
     window: int
+    by_key: bool
 
     @property
     def tile(self) -> tuple[int, int]:
@@ -43,38 +46,50 @@ class Grid:
         return _side(self.height), _side(self.width)
 
     def blocks(self, heads: int, pictures: int) -> Iterator["Block"]:
-        """Cuts all tiles of all pictures into blocks, the largest first."""
+        """Cuts all tiles of all heads and pictures into blocks, those of a head in a row."""
         rows, columns = self.tile
         margin = self.window - 1
         down, across = math.ceil(self.height / rows), math.ceil(self.width / columns)
-        pairs = heads * rows * columns * (rows + margin) * (columns + margin)
-        most = max(1, BLOCK_FLOATS // pairs)
-        for n in _slices(pictures, max(1, most // (down * across))):
-            for y in _slices(down, max(1, most // across)):
-                for x in _slices(across, most):
-                    yield Block(self, n, y, x)
+        keys = (rows + margin) * (columns + margin)
+        products = keys * max(rows * columns, self.window**2 if self.by_key else 0)
+        heads_at_once = min(heads, max(1, BLOCK_FLOATS // products))
+        most = max(1, BLOCK_FLOATS // (heads_at_once * products))
+        for g in _slices(heads, heads_at_once):
+            for n in _slices(pictures, max(1, most // (down * across))):
+                for y in _slices(down, max(1, most // across)):
+                    for x in _slices(across, most):
+                        yield Block(self, g, n, y, x)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some tiles: those of some pictures, tile rows and tile columns.
+    """Some tiles: those of some heads, pictures, tile rows and tile columns.
+
+    G is the heads of the block, except in the maps that it reads and writes, which have all.
 
     Attributes:
         grid: what the tiles belong to.
+        heads: the heads.
         pictures: the pictures.
         down: the rows of tiles.
         across: the columns of tiles.
     """
 
     grid: Grid
+    heads: slice
     pictures: slice
     down: slice
     across: slice
 
+    @property
+    def is_first(self) -> bool:
+        """Whether its heads have no block before it."""
+        return self.pictures.start == self.down.start == self.across.start == 0
+
     def queries(self, x: Tensor) -> Tensor:
         """The places of the tiles, (G, B, Q, D) from a map (G, N, H, W, D); zeros beyond it."""
         (y, x_), (low, right) = self._places(0), self._missing(0)[1::2]
-        region = F.pad(x[:, self.pictures, y, x_], (0, 0, 0, right, 0, low))
+        region = F.pad(x[self.heads, self.pictures, y, x_], (0, 0, 0, right, 0, low))
         rows, columns = self.grid.tile
         tiles = region.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
         tiles = tiles.transpose(3, 4)  # (G, n, down, across, rows, columns, D)
@@ -84,7 +99,7 @@ class Block:
         """The places of the tiles and their margins, (G, B, K, D); zeros beyond the map."""
         reach = self.grid.window // 2
         (y, x_), (top, low, left, right) = self._places(reach), self._missing(reach)
-        region = F.pad(x[:, self.pictures, y, x_], (0, 0, left, right, top, low))
+        region = F.pad(x[self.heads, self.pictures, y, x_], (0, 0, left, right, top, low))
         tiles = self._overlapping(region, 1)  # (G, n, down, across, rows, columns, D)
         return tiles.flatten(4, 5).flatten(1, 3)  # (G, B, K, D)
 
@@ -94,7 +109,7 @@ class Block:
         y, x_ = self._places(0)
         region = tiles.unflatten(1, self._counts()).unflatten(4, (rows, columns))
         region = region.transpose(3, 4).flatten(4, 5).flatten(2, 3)  # (G, n, rows, columns, D)
-        x[:, self.pictures, y, x_] = region[:, :, : y.stop - y.start, : x_.stop - x_.start]
+        x[self.heads, self.pictures, y, x_] = region[:, :, : y.stop - y.start, : x_.stop - x_.start]
 
     def add_keys(self, x: Tensor, tiles: Tensor) -> None:
         """Adds (G, B, K, D) where `keys` reads; a place in several margins gets them all."""
@@ -111,7 +126,7 @@ class Block:
             for second in range(min(apart, tiles.shape[3])):
                 corner = region[:, :, first * self.grid.tile[0] :, second * self.grid.tile[1] :]
                 self._overlapping(corner, apart).add_(tiles[:, :, first::apart, second::apart])
-        x[:, self.pictures, y, x_] += region[:, :, top : top + height, left : left + width]
+        x[self.heads, self.pictures, y, x_] += region[:, :, top : top + height, left : left + width]
 
     def in_map(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """What exists: queries (down, across, Q) and, of each query's window, keys (..., Q, M * M).

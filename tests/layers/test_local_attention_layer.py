@@ -181,7 +181,8 @@ def test_parameters() -> None:
     assert plain.logit_norm.weight.shape == (2, 2)
     assert sensitive.logit_norm.weight.shape == (3, 2)
     for layer in (plain, sensitive):
-        assert (layer.num_heads, layer.window, layer.out_channels) == (2, 7, 8)
+        assert (layer.num_heads, layer.window) == (2, 7)
+        assert (layer.in_channels, layer.out_channels) == (6, 8)
         assert (layer.query_depth, layer.value_depth) == (4, 4)
         assert layer.qkv.weight.shape == (24, 6, 1, 1)
 

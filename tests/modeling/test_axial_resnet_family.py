@@ -9,7 +9,13 @@ from detectron2.modeling import build_backbone
 from model_configs import small_config
 from torch import nn
 
-from axial_d2.layers import AxialAttention1d, AxialBottleneck, AxialStem, LocalAttention2d
+from axial_d2.layers import (
+    AxialAttention1d,
+    AxialBottleneck,
+    AxialStem,
+    LocalAttention2d,
+    LogitNorm,
+)
 from axial_d2.modeling import AxialResNet
 from axial_d2.modeling.axial_resnet import ATTENTIONS, STEMS
 
@@ -81,6 +87,36 @@ def test_checkpointing_leaves_gradients_and_running_statistics_alone(
     for one, other in zip(*results, strict=True):
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=1e-9, atol=1e-9, msg=name)
+
+
+@variants
+def test_evaluation_is_the_same_every_time_and_for_every_picture_alone(
+    stem: str, attention: str
+) -> None:
+    net = with_open_branches(small(stem, attention, drop_path=0.5)).double().eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    x = torch.randn(2, 3, 19, 30, dtype=torch.float64)
+    with torch.no_grad():
+        first, again, alone = net(x), net(x), net(x[1:])
+    for name, feature in first.items():
+        assert torch.equal(again[name], feature)
+        torch.testing.assert_close(alone[name], feature[1:], rtol=1e-9, atol=1e-9)
+        # Not the same for all: the second picture has a feature of its own.
+        assert not torch.allclose(feature[0], feature[1])
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("norm", ["SyncBN", "naiveSyncBN", "FrozenBN", "GN"])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_norms_of_the_stand_alone_stem_and_of_every_attention(attention: str, norm: str) -> None:
+    # GN's 32 groups must divide every width.
+    net = small("axial", attention, norm=norm, width_multiplier=0.5, out_features=("res2",))
+    kinds = {m.kind for m in net.modules() if isinstance(m, LogitNorm)}
+    assert kinds == {"BN" if norm == "GN" else norm}
+    feature = net(torch.randn(2, 3, 13, 18))["res2"]
+    assert feature.shape == (2, 128, 4, 5)
+    assert torch.isfinite(feature).all()
 
 
 @variants

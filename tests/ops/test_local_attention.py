@@ -172,20 +172,42 @@ def test_memory_is_a_few_maps_whatever_the_window(
     assert peaks["reference", 7] > 49
 
 
-def test_a_block_is_no_larger_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("size", "window"), [((1, 1), 31), ((3, 2), 31), ((17, 13), 15)])
+def test_wide_windows_take_less_memory_than_all_pairs(
+    kind: str, size: tuple[int, int], window: int
+) -> None:
+    """At the block size that users have: what a window has beyond the map costs nothing."""
+    peaks = []
+    for backend in ("blocked", "reference"):
+        inputs, scale = draw(kind, size, window, pictures=1, depth=4)
+        with PeakMemory(inputs) as storage:
+            outputs = ops.local_attention(*inputs, logit_scale=scale, backend=backend)
+            moments = ops.local_logit_moments(*inputs[:2], *inputs[3:5], backend=backend)
+            sum(o.sum() for o in (*outputs, *moments[:2]) if o is not None).backward()
+        # Gradients of the tables are as large as the tables, whatever the map.
+        peaks.append(storage.peak - 2 * sum(t.numel() * 8 for t in inputs[3:]))
+    assert peaks[0] < peaks[1] / 2
+
+
+@pytest.mark.parametrize(("window", "by_key"), [(7, False), (7, True), (9, False), (9, True)])
+def test_a_block_is_no_larger_than_asked_for(
+    window: int, by_key: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiles, "BLOCK_FLOATS", 40_000)
-    grid = tiles.Grid(61, 130, 7)
+    grid = tiles.Grid(61, 130, window, by_key)
     rows, columns = grid.tile
     assert max(rows, columns) <= tiles.LONGEST_SIDE
-    seen = torch.zeros(3, 61, 130, 1)
-    for block in grid.blocks(heads=2, pictures=3):
-        ones = block.queries(torch.ones(2, 3, 61, 130, 1))
-        products = ones @ block.keys(torch.ones(2, 3, 61, 130, 1)).mT
-        assert products.numel() <= 40_000
-        here = torch.zeros(2, 3, 61, 130, 1)
-        block.put_queries(here, ones)
-        seen += here[0]
-    # Every place once.
+    seen = torch.zeros(3, 2, 61, 130, 1)
+    for block in grid.blocks(heads=3, pictures=2):
+        queries, keys = (f(torch.ones(3, 2, 61, 130, 1)) for f in (block.queries, block.keys))
+        assert (queries @ keys.mT).numel() <= 40_000
+        if by_key:
+            assert keys.numel() * window**2 <= 40_000
+        here = torch.zeros(3, 2, 61, 130, 1)
+        block.put_queries(here, queries)
+        seen += here
+    # Every place of every head once.
     assert torch.equal(seen, torch.ones_like(seen))
 
 
