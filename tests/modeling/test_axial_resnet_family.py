@@ -1,5 +1,6 @@
 """Every stem with every attention, in every respect; the paper's counts."""
 
+from collections import Counter
 from unittest.mock import patch
 
 import pytest
@@ -80,10 +81,18 @@ def test_checkpointing_leaves_gradients_and_running_statistics_alone(
     results = []
     for checkpoint in (False, True):
         net = with_open_branches(small(stem, attention, checkpoint=checkpoint)).double()
+        runs: Counter[str] = Counter()
+        for name, block in net.named_modules():
+            if isinstance(block, AxialBottleneck):
+                block.register_forward_pre_hook(
+                    lambda *_, name=name, runs=runs: runs.update([name])
+                )
         torch.manual_seed(3)
         features = net(torch.randn(2, 3, 17, 31, dtype=torch.float64))
         sum(f.square().mean() for f in features.values()).backward()
         results.append(({n: p.grad for n, p in net.named_parameters()}, net.state_dict()))
+        assert len(runs) == (11 if stem == "axial" else 8)
+        assert set(runs.values()) == {2 if checkpoint else 1}, runs
     for one, other in zip(*results, strict=True):
         for name in one:
             torch.testing.assert_close(one[name], other[name], rtol=1e-9, atol=1e-9, msg=name)

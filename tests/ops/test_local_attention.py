@@ -229,10 +229,13 @@ def test_single_precision_is_as_good_as_the_references(kind: str) -> None:
         assert (ours - true).abs().max() <= bound
 
 
-def test_moments_survive_a_large_mean() -> None:
+@pytest.mark.parametrize("block_floats", [10_000, 1 << 20])
+def test_moments_survive_a_large_mean(block_floats: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The smaller holds one head's tiles, the larger both heads'.
+    monkeypatch.setattr(tiles, "BLOCK_FLOATS", block_floats)
     inputs, _ = draw("ps_local", (13, 19), 7)
     # Rounded to single precision first: this is about the sums, not about the inputs.
-    q, k = ((10 + t.detach()).float().double() for t in inputs[:2])
+    q, k = ((100 + t.detach()).float().double() for t in inputs[:2])
     tables = [t.detach().float().double() for t in inputs[3:5]]
     _, exact, _ = ops.local_logit_moments(q, k, *tables, backend="reference")
     single = [t.float() for t in (q, k, *tables)]
