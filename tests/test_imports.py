@@ -29,7 +29,7 @@ ARROWS = {
     "config": set(),
     "checkpoint": {"layers", "ops"},
     "visualization": {"layers", "panoptic"},
-    "evaluation": {"panoptic", *BASE},
+    "evaluation": {"data", "panoptic", *BASE},
     "data": {"panoptic", "config", *BASE},
     "modeling": {"layers", "ops", "panoptic", "data", "config", *BASE},
     "analysis": {"modeling", "layers", "ops", *BASE},

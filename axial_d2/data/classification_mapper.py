@@ -11,7 +11,8 @@ from detectron2.config import configurable
 from detectron2.data import transforms as T
 
 from .augmentations import ColorJitter
-from .mapper import FLIPS, check_rules, read_picture
+from .mapper import FLIPS, check_rules
+from .pictures import read_picture
 from .resized_crops import CenterCrop, RandomResizedCrop
 
 logger = logging.getLogger(__name__)

@@ -3,22 +3,23 @@
 import copy
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
 
 from axial_d2.panoptic.encoding import rgb_to_id
 from axial_d2.panoptic.targets import PanopticTargets
 
 from .augmentations import ColorJitter, RandomPad, RandomScaleCrop
+from .classes import SegmentClasses, segment_classes
 from .datasets import register_custom
+from .pictures import read_picture, size_text
+from .segments import TRUTH_FILES, Segments, knows_instances, read_segments, truth_file
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +30,19 @@ FLIPS = ("horizontal", "vertical", "none")
 class AxialDeepLabDatasetMapper:
     """Detectron2 mapper for panoptic training and inference.
 
-    Reads the picture and, for training, the panoptic png; transforms both alike; makes the targets
-    from the transformed ids, so that semantic, centre and offset agree to the pixel.
+    Reads the picture and, for training, its truth as segments; transforms both alike; makes the
+    targets from the transformed ids, so that semantic, centre and offset agree to the pixel.
 
     Args:
         is_train: whether to read the truth and give targets.
-        augmentations: applied in turn to picture and panoptic png.
+        augmentations: applied in turn to picture and segments.
         image_format: "RGB", "BGR", "L" or "YUV-BT.601", as Detectron2's `read_image` takes it.
         target_generator: `(ids (H, W), segments_info) -> dict of targets`; needed for training.
+        classes: of the training datasets, by name; needed for training. A dataset dict without
+            ``dataset_name`` is of the first.
 
     Raises:
-        ValueError: training without a target generator.
+        ValueError: training without a target generator or classes.
     """
 
     @configurable
@@ -50,13 +53,17 @@ class AxialDeepLabDatasetMapper:
         augmentations: Sequence[T.Augmentation | T.Transform],
         image_format: str,
         target_generator: Callable[[np.ndarray, list[dict]], dict[str, Any]] | None = None,
+        classes: Mapping[str, SegmentClasses] | None = None,
     ):
         if is_train and target_generator is None:
             raise ValueError("target_generator: expected a callable where is_train, came None")
+        if is_train and not classes:
+            raise ValueError("classes: expected those of a dataset where is_train, came none")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
         self.target_generator = target_generator
+        self.classes = dict(classes or {})
         mode = "training" if is_train else "inference"
         logger.info("Augmentations used in %s: %s", mode, augmentations)
 
@@ -73,10 +80,11 @@ class AxialDeepLabDatasetMapper:
         }
         if is_train:
             register_custom(cfg)
-            metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+            arguments["classes"] = {name: segment_classes(name) for name in cfg.DATASETS.TRAIN}
+            classes = arguments["classes"][cfg.DATASETS.TRAIN[0]]
             arguments["target_generator"] = PanopticTargets(
-                ignore_label=metadata.ignore_label,
-                thing_ids=list(metadata.thing_dataset_id_to_contiguous_id.values()),
+                ignore_label=classes.ignore_label,
+                thing_ids=classes.thing_ids,
                 sigma=cfg.INPUT.GAUSSIAN_SIGMA,
                 ignore_stuff_in_offset=cfg.INPUT.IGNORE_STUFF_IN_OFFSET,
                 small_instance_area=cfg.INPUT.SMALL_INSTANCE_AREA,
@@ -90,17 +98,19 @@ class AxialDeepLabDatasetMapper:
         """Maps one dataset dict; the one given stays as it is.
 
         Args:
-            dataset_dict: as `axial_d2.data.datasets.load_coco_panoptic_json` gives them; for
+            dataset_dict: of any form that `axial_d2.data.segments.read_segments` reads; for
                 inference ``file_name`` is enough.
 
         Returns:
             The dict's own entries (``height`` and ``width`` are the picture's before augmentation)
-            and ``image``, (C, H, W) uint8. For training without ``pan_seg_file_name`` and with the
-            targets of `axial_d2.panoptic.PanopticTargets`: sem_seg, center, center_points, offset,
-            sem_seg_weights, center_weights, offset_weights.
+            and ``image``, (C, H, W) uint8. For training without the truth's files, and with the
+            ``segments_info`` and targets of `axial_d2.panoptic.PanopticTargets`: sem_seg, center,
+            center_points, offset, sem_seg_weights, center_weights, offset_weights. Where the truth
+            does not tell instances apart, nothing has weight in centres and offsets.
 
         Raises:
-            ValueError: a picture cannot be read, or has another size than the dict or the png says.
+            ValueError: a picture cannot be read, or has another size than the dict or the truth
+                says.
         """
         # Only the top level is written to; a deep copy of many segments costs more than a flip.
         result = copy.copy(dataset_dict)
@@ -108,40 +118,39 @@ class AxialDeepLabDatasetMapper:
         utils.check_image_size(result, image)
         aug_input = T.AugInput(image)
         if self.is_train:
-            png = result.pop("pan_seg_file_name")
-            aug_input.sem_seg = read_picture(png, "RGB")
-            if aug_input.sem_seg.shape[:2] != image.shape[:2]:
-                raise utils.SizeMismatchError(
-                    f"{png}: expected {_size(image)}, the size of {result['file_name']}, "
-                    f"came {_size(aug_input.sem_seg)} (width x height)"
-                )
+            segments = self._segments(result, image)
+            aug_input.sem_seg = segments.colors
         self.augmentations(aug_input)
         if self.is_train:
             ids = rgb_to_id(np.ascontiguousarray(aug_input.sem_seg))
-            result.update(self.target_generator(ids, result["segments_info"]))
+            result.update(self._targets(ids, segments.segments_info, dataset_dict))
+            for key in TRUTH_FILES:
+                result.pop(key, None)
         # A copy always: the array may be a read-only view into Pillow's buffer.
         result["image"] = torch.from_numpy(np.array(aug_input.image.transpose(2, 0, 1), order="C"))
         return result
 
+    def _segments(self, record: Mapping[str, Any], image: np.ndarray) -> Segments:
+        name = record.get("dataset_name", next(iter(self.classes)))
+        segments = read_segments(record, self.classes[name])
+        if segments.colors.shape[:2] != image.shape[:2]:
+            raise utils.SizeMismatchError(
+                f"{truth_file(record)}: expected {size_text(image)}, the size of "
+                f"{record['file_name']}, came {size_text(segments.colors)} (width x height)"
+            )
+        return segments
 
-def read_picture(path: str, image_format: str) -> np.ndarray:
-    """Reads a picture of any kind (grey, CMYK, with transparency) as `image_format`.
-
-    Returns:
-        (H, W, C) picture, turned as its EXIF says.
-
-    Raises:
-        ValueError: it cannot be read; the error names the file and the cause.
-    """
-    try:
-        return utils.read_image(path, format=image_format)
-    # SyntaxError is Pillow's for a broken png.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the picture {path}: {error}") from error
-
-
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]}x{array.shape[0]}"
+    def _targets(
+        self, ids: np.ndarray, infos: list[dict[str, Any]], record: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if knows_instances(record):
+            return {"segments_info": infos, **self.target_generator(ids, infos)}
+        # Crowds as their class: IGNORE_CROWD_IN_SEMANTIC is about crowds among instances.
+        whole = [{**info, "iscrowd": 0} for info in infos]
+        targets = self.target_generator(ids, whole)
+        for key in ("center", "offset", "center_weights", "offset_weights"):
+            targets[key] = torch.zeros_like(targets[key])
+        return {"segments_info": infos, **targets, "center_points": []}
 
 
 def build_augmentations(cfg: Any, is_train: bool) -> list[T.Augmentation]:

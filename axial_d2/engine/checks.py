@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -210,27 +209,13 @@ def _check_classes(cfg: CfgNode, name: str) -> None:
             )
     if cfg.MODEL.META_ARCHITECTURE not in _PANOPTIC:
         return
-    expected = number_of_classes(name)
+    from axial_d2.data.classes import BACKGROUND, segment_classes
+
+    classes = segment_classes(name)
     came = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    if came != expected:
+    if came != len(classes.names):
+        last = f" with '{BACKGROUND}', the last" if classes.truth == "instances" else ""
         raise SetupError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: expected {expected}, the number of categories of "
-            f"dataset {name}, got {came}"
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: expected {len(classes.names)}, the number of "
+            f"categories of dataset {name}{last}, got {came}"
         )
-
-
-def number_of_classes(name: str) -> int:
-    """Classes of a panoptic dataset, things and stuff together.
-
-    Args:
-        name: a registered dataset.
-
-    Returns:
-        The largest contiguous class id, and one.
-    """
-    metadata = MetadataCatalog.get(name)
-    if not hasattr(metadata, "stuff_dataset_id_to_contiguous_id"):
-        DatasetCatalog.get(name)  # Some loaders fill in the metadata at the first use only.
-    things = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
-    stuff = getattr(metadata, "stuff_dataset_id_to_contiguous_id", {})
-    return max([-1, *things.values(), *stuff.values()]) + 1

@@ -5,21 +5,23 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultPredictor
 from PIL import Image
 
+from axial_d2.data.classes import SegmentClasses, segment_classes
+from axial_d2.data.pictures import read_picture
+from axial_d2.data.segments import has_truth, read_segments
 from axial_d2.engine.checkpointer import Checkpointer
 from axial_d2.engine.checks import check_test_augmentation, is_classifier, require_weights
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.loading_report import network_facts
-from axial_d2.panoptic.encoding import rgb_to_id
 from axial_d2.panoptic.merging import find_centers
 from axial_d2.visualization import draw_centers, draw_offsets, draw_panoptic, stack_pictures
 from axial_d2.visualization.canvas import drawing_scale, enlarge
@@ -65,7 +67,7 @@ class PicturePredictor:
             )
         self._debug = debug
         self._merging = cfg.MODEL.PANOPTIC_DEEPLAB
-        self._metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        self._classes = segment_classes(cfg.DATASETS.TRAIN[0])
 
     def draw(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Predicts one picture.
@@ -83,26 +85,29 @@ class PicturePredictor:
             self._model.maps([self._inputs(image)])[0] if self._debug else self._predictor(image)
         )
         panoptic_seg, segments_info = found["panoptic_seg"]
-        drawn = {"": draw_panoptic(rgb, panoptic_seg, segments_info, self._metadata)}
+        metadata = _as_metadata(self._classes)
+        drawn = {"": draw_panoptic(rgb, panoptic_seg, segments_info, metadata)}
         if self._debug:
             drawn["_centers"] = draw_centers(rgb, found["center"], self._peaks(found["center"]))
             drawn["_offsets"] = draw_offsets(found["offset"], self._things(found["sem_seg"]), rgb)
         return drawn
 
-    def draw_beside_truth(self, entry: Mapping[str, Any], metadata: Any) -> dict[str, np.ndarray]:
+    def draw_beside_truth(
+        self, entry: Mapping[str, Any], classes: SegmentClasses
+    ) -> dict[str, np.ndarray]:
         """Predicts one picture of a dataset.
 
         Args:
-            entry: a dataset dict with file_name, pan_seg_file_name and segments_info.
-            metadata: of the dataset.
+            entry: a dataset dict with its truth.
+            classes: of the dataset.
 
         Returns:
             As `draw`, except that "" is three pictures in a row: image, truth, prediction.
         """
-        image = read_image(entry["file_name"], format="BGR")
+        image = read_picture(entry["file_name"], "BGR")
         rgb = np.ascontiguousarray(image[:, :, ::-1])
-        ids = rgb_to_id(read_image(entry["pan_seg_file_name"], format="RGB"))
-        truth = draw_panoptic(rgb, ids, entry["segments_info"], metadata)
+        segments = read_segments(entry, classes)
+        truth = draw_panoptic(rgb, segments.ids(), segments.segments_info, _as_metadata(classes))
         drawn = self.draw(image)
         plain = enlarge(rgb, drawing_scale(*rgb.shape[:2]))
         drawn[""] = stack_pictures([plain, truth, drawn[""]], ["image", "truth", "prediction"])
@@ -129,8 +134,11 @@ class PicturePredictor:
         return points
 
     def _things(self, sem_seg: torch.Tensor) -> np.ndarray:
-        things = list(self._metadata.thing_dataset_id_to_contiguous_id.values())
-        return np.isin(sem_seg.argmax(dim=0).cpu().numpy(), things)
+        return np.isin(sem_seg.argmax(dim=0).cpu().numpy(), self._classes.thing_ids)
+
+
+def _as_metadata(classes: SegmentClasses) -> SimpleNamespace:
+    return SimpleNamespace(**classes.metadata())
 
 
 def draw_files(
@@ -153,7 +161,7 @@ def draw_files(
     paths = find_pictures(inputs)
     for path, target in zip(paths, output_paths(paths, output, debug=debug), strict=True):
         try:
-            drawn = predictor.draw(read_image(str(path), format="BGR"))
+            drawn = predictor.draw(read_picture(str(path), "BGR"))
             yield str(path), _write(drawn, target)
         except Exception as error:  # One bad picture must not cost the others.
             yield str(path), error
@@ -175,21 +183,21 @@ def draw_dataset(
         As `draw_files`.
 
     Raises:
-        SetupError: no such dataset, or one without panoptic truth.
+        SetupError: no such dataset, or one without a truth of segments.
     """
     if name not in DatasetCatalog.list():
         near = difflib.get_close_matches(name, DatasetCatalog.list())
         hint = f" (nearest: {', '.join(near)})" if near else ""
         raise SetupError(f"--dataset: no dataset is named {name!r}{hint}")
     entries = DatasetCatalog.get(name)[:limit]
-    if "pan_seg_file_name" not in entries[0]:
-        raise SetupError(f"--dataset: {name} has no panoptic truth to show")
-    metadata = MetadataCatalog.get(name)
+    if not has_truth(entries[0]):
+        raise SetupError(f"--dataset: {name} has no truth of segments to show")
+    classes = segment_classes(name)
     paths = [Path(entry["file_name"]) for entry in entries]
     targets = output_paths(paths, output, debug=debug)
     for entry, target in zip(entries, targets, strict=True):
         try:
-            yield entry["file_name"], _write(predictor.draw_beside_truth(entry, metadata), target)
+            yield entry["file_name"], _write(predictor.draw_beside_truth(entry, classes), target)
         except Exception as error:
             yield entry["file_name"], error
 

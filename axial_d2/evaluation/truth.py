@@ -1,4 +1,4 @@
-"""The panoptic truth of a data set, read once per picture for all who compare with it."""
+"""The truth of a data set as segments, read once per picture for all who compare with it."""
 
 import dataclasses
 from collections import OrderedDict
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image, UnidentifiedImageError
 
-from axial_d2.panoptic.encoding import rgb_to_id
+from axial_d2.data.classes import record_key, segment_classes
+from axial_d2.data.segments import read_segments, truth_file
+from axial_d2.panoptic.encoding import compact_ids
 
 # Evaluators go over a batch one after the other; batches at test time are of one or a few pictures.
 _KEPT = 4
@@ -20,7 +21,7 @@ class TruthPicture:
     """The truth of one picture.
 
     Attributes:
-        file_name: the panoptic PNG.
+        file_name: the file that the truth stands in: a panoptic PNG, a mask, or the picture itself.
         index: (H, W) integers; 0 is void, k is `segments[k - 1]`.
         segments: dicts with `id`, `category_id` (contiguous) and `iscrowd`, those with pixels.
     """
@@ -39,74 +40,55 @@ class TruthPicture:
 
 
 class PanopticTruth:
-    """Reads the panoptic PNGs of a registered data set, keeping the last few.
+    """Reads the truth of a registered data set as segments, keeping the last few pictures.
 
     Attributes:
+        classes: of the data set.
         class_names: by contiguous id.
         thing_ids: contiguous ids of the thing classes, ascending.
         dataset_ids: the data set's own category id by contiguous id.
 
     Raises:
-        ValueError: the data set is not registered, or has no panoptic truth that gives every class
-            an id of its own.
+        ValueError: the data set is not registered, or has no classes that are numbered together.
     """
 
     def __init__(self, dataset_name: str):
-        if dataset_name not in DatasetCatalog.list():
-            raise ValueError(
-                f"data set {dataset_name!r} is not registered; is it listed in DATASETS.CUSTOM?"
-            )
+        self.classes = segment_classes(dataset_name)
         self.metadata = MetadataCatalog.get(dataset_name)
-        try:
-            things = self.metadata.thing_dataset_id_to_contiguous_id
-            stuff = self.metadata.stuff_dataset_id_to_contiguous_id
-            self.class_names: list[str] = list(self.metadata.stuff_classes)
-            _ = self.metadata.panoptic_json, self.metadata.panoptic_root
-        except AttributeError as error:
-            raise ValueError(f"data set {dataset_name!r} is not panoptic: {error}") from None
-        self.thing_ids: list[int] = sorted(things.values())
-        self.dataset_ids: dict[int, int] = {v: k for m in (things, stuff) for k, v in m.items()}
-        if sorted([*things.values(), *stuff.values()]) != list(range(len(self.class_names))):
-            shared = sorted(set(things.values()) & set(stuff.values()))
-            raise ValueError(
-                f"data set {dataset_name!r} must number its classes, things and stuff together, "
-                f"0..{len(self.class_names) - 1}; got {len(things)} things and {len(stuff)} stuff "
-                f"classes, {len(shared)} ids used by both"
-            )
+        self.class_names: list[str] = list(self.classes.names)
+        self.thing_ids: list[int] = list(self.classes.thing_ids)
+        self.dataset_ids: dict[int, int] = dict(enumerate(self.classes.dataset_ids))
         self._dataset_name = dataset_name
         self._records: dict[Hashable, Mapping[str, Any]] | None = None
         self._kept: OrderedDict[Hashable, TruthPicture] = OrderedDict()
 
-    def picture(self, image_id: Hashable) -> TruthPicture:
-        """The truth of the picture with this `image_id`.
+    def picture(self, key: Hashable) -> TruthPicture:
+        """The truth of one picture.
+
+        Args:
+            key: its `record_key`: its image_id or, where the data set has none, its file_name.
 
         Raises:
-            ValueError: no such picture, or its PNG holds a segment that segments_info lacks.
-            OSError: the PNG is missing or unreadable; the message names it.
+            ValueError: no such picture, a file that is missing or unreadable, or a panoptic PNG
+                with a segment that segments_info lacks; the message names the file.
         """
-        if image_id not in self._kept:
-            self._kept[image_id] = self._read(image_id)
+        if key not in self._kept:
+            self._kept[key] = self._read(key)
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-        return self._kept[image_id]
+        return self._kept[key]
 
-    def _read(self, image_id: Hashable) -> TruthPicture:
+    def _read(self, key: Hashable) -> TruthPicture:
         if self._records is None:
             records = DatasetCatalog.get(self._dataset_name)
-            self._records = {record["image_id"]: record for record in records}
-        if image_id not in self._records:
-            raise ValueError(f"data set {self._dataset_name!r} has no image_id {image_id!r}")
-        record = self._records[image_id]
-        file_name = record["pan_seg_file_name"]
-        try:
-            with Image.open(file_name) as image:
-                ids = rgb_to_id(np.asarray(image.convert("RGB")))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"panoptic truth {file_name} does not exist") from None
-        except (UnidentifiedImageError, OSError) as error:
-            raise OSError(f"panoptic truth {file_name} cannot be read: {error}") from error
-        present, index = _compact(ids)
-        known = {segment["id"]: segment for segment in record["segments_info"]}
+            self._records = {record_key(record): record for record in records}
+        if key not in self._records:
+            raise ValueError(f"data set {self._dataset_name!r} has no image_id {key!r}")
+        record = self._records[key]
+        file_name = truth_file(record)
+        truth = read_segments(record, self.classes)
+        present, index = compact_ids(truth.ids())
+        known = {segment["id"]: segment for segment in truth.segments_info}
         unknown = [int(k) for k in present if k != 0 and k not in known]
         if unknown:
             raise ValueError(
@@ -117,19 +99,3 @@ class PanopticTruth:
             index += 1
         segments = [dict(known[k]) for k in present.tolist() if k != 0]
         return TruthPicture(file_name=file_name, index=index, segments=segments)
-
-
-def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `np.unique(ids, return_inverse=True)`, by runs: there are far fewer of them than pixels.
-
-    Args:
-        ids: (H, W).
-
-    Returns:
-        Distinct ids, ascending, (S,); and the place of each pixel's among them, (H, W).
-    """
-    flat = ids.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
-    lengths = np.diff(starts, append=flat.size)
-    present, inverse = np.unique(flat[starts], return_inverse=True)
-    return present, np.repeat(inverse, lengths).reshape(ids.shape)  # (H*W,) -> (H, W)

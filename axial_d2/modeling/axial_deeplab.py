@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import Metadata, MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.backbone import Backbone
 from detectron2.projects.panoptic_deeplab.panoptic_seg import build_ins_embed_branch
@@ -12,6 +11,7 @@ from detectron2.structures import BitMasks, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from axial_d2.data.classes import SegmentClasses, segment_classes
 from axial_d2.data.datasets.custom import register_custom
 from axial_d2.layers import FitsTablesOnLoad
 from axial_d2.modeling.tta import CoarseMaps, MultiScaleFlip
@@ -102,7 +102,7 @@ class AxialDeepLab(FitsTablesOnLoad):
                 `NUM_CLASSES` is too small for it, or `TEST.AUG.SCALES` holds no factors.
         """
         register_custom(cfg, need_pictures=False)
-        metadata = _panoptic_metadata(cfg)
+        classes = _training_classes(cfg)
         backbone = build_backbone(cfg)
         node = cfg.MODEL.PANOPTIC_DEEPLAB
         test = cfg.TEST.AUG
@@ -112,8 +112,8 @@ class AxialDeepLab(FitsTablesOnLoad):
             "ins_embed_head": build_ins_embed_branch(cfg, backbone.output_shape()),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "thing_ids": metadata.thing_dataset_id_to_contiguous_id.values(),
-            "label_divisor": metadata.label_divisor,
+            "thing_ids": classes.thing_ids,
+            "label_divisor": classes.label_divisor,
             "stuff_area": node.STUFF_AREA,
             "center_threshold": node.CENTER_THRESHOLD,
             "nms_kernel": node.NMS_KERNEL,
@@ -260,26 +260,21 @@ def _check_merging(stuff_area: int, threshold: float, nms_kernel: int, top_k: in
         raise ValueError(f"{node}.STUFF_AREA: expected at least 0, got {stuff_area}")
 
 
-def _panoptic_metadata(cfg: CfgNode) -> Metadata:
-    """The metadata of the first training dataset, whose classes the model has."""
+def _training_classes(cfg: CfgNode) -> SegmentClasses:
+    """Those of the first training dataset, which the model has."""
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN: expected the dataset whose classes the model has, got ()")
     name = cfg.DATASETS.TRAIN[0]
-    metadata = MetadataCatalog.get(name)
-    wanted = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
-    missing = [key for key in (*wanted, "label_divisor") if not hasattr(metadata, key)]
-    if missing:
+    try:
+        classes = segment_classes(name)
+    except ValueError as error:
+        raise ValueError(f"DATASETS.TRAIN: {error}") from error
+    if len(classes.names) > cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
         raise ValueError(
-            f"DATASETS.TRAIN: expected a registered panoptic dataset, but {name!r} has no "
-            f"{', '.join(missing)}"
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: expected {len(classes.names)}, the number of classes "
+            f"of {name!r}, got {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
         )
-    largest = max((c for key in wanted for c in getattr(metadata, key).values()), default=-1)
-    if largest >= cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES:
-        raise ValueError(
-            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES: expected {largest + 1}, the number of classes of "
-            f"{name!r}, got {cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES}"
-        )
-    return metadata
+    return classes
 
 
 def _resize(maps: Tensor, extent: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -52,3 +52,19 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
         raise ValueError(f"ids must lie in 0..{MAX_ID}, got {ids.min()}..{ids.max()}")
     channels = ids[..., None] // _CHANNEL_FACTORS % 256  # (..., 3)
     return channels.astype(np.uint8)
+
+
+def compact_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `np.unique(ids, return_inverse=True)`, by runs: there are far fewer of them than pixels.
+
+    Args:
+        ids: (H, W) integers.
+
+    Returns:
+        Distinct ids, ascending, (S,); and the place of each pixel's among them, (H, W).
+    """
+    flat = ids.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[:1] - 1))
+    lengths = np.diff(starts, append=flat.size)
+    present, inverse = np.unique(flat[starts], return_inverse=True)
+    return present, np.repeat(inverse, lengths).reshape(ids.shape)  # (H*W,) -> (H, W)

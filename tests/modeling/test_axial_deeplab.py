@@ -213,7 +213,7 @@ def test_our_meta_architecture_takes_detectron2s_heads() -> None:
         ("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", 4, "NMS_KERNEL: expected an odd number, got 4"),
         ("MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE", 0, "TOP_K_INSTANCE: expected at least 1"),
         ("DATASETS.TRAIN", (), "DATASETS.TRAIN: expected the dataset"),
-        ("DATASETS.TRAIN", ("coco_2017_val",), "DATASETS.TRAIN: expected .* panoptic .*2017_val"),
+        ("DATASETS.TRAIN", ("voc_2007_val",), "DATASETS.TRAIN: .*'voc_2007_val' is neither panop"),
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2", "res4"], "IN_FEATURES: the backbone gives"),
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", [], "IN_FEATURES: expected at least one feature"),
     ],

@@ -125,7 +125,7 @@ def _is_color(color: Any) -> bool:
     )
 
 
-def _generated_color(index: int) -> list[int]:
+def generated_color(index: int) -> list[int]:
     """The colour of the category at `index`: hues a golden ratio apart never come near soon."""
     hue = (0.11 + index * 0.6180339887) % 1.0
     saturation = (0.85, 0.55, 0.7)[index % 3]
@@ -156,7 +156,7 @@ def panoptic_metadata(categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]
         raise ValueError(f"the categories are not right: {problem}")
     names = [category["name"] for category in categories]
     colors = [
-        [int(value) for value in category.get("color", _generated_color(index))]
+        [int(value) for value in category.get("color", generated_color(index))]
         for index, category in enumerate(categories)
     ]
     contiguous: dict[bool, dict[int, int]] = {True: {}, False: {}}
