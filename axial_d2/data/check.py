@@ -11,8 +11,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .check_files import Finding, Record, check_files
 from .check_folders import class_findings, folder_findings
-from .datasets.coco_panoptic import file_stamp, read_panoptic_json
+from .datasets.coco_panoptic import read_panoptic_json
 from .datasets.image_folder import is_image_folder
+from .datasets.own import file_stamp
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,15 @@ from typing import Any, Literal, get_args
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import CITYSCAPES_CATEGORIES
 
-from .datasets.coco_panoptic import IGNORE_LABEL, LABEL_DIVISOR, generated_color
+from .datasets.coco_instances import BACKGROUND
+from .datasets.coco_panoptic import (
+    IGNORE_LABEL,
+    LABEL_DIVISOR,
+    generated_color,
+    panoptic_metadata,
+)
 
 Truth = Literal["panoptic", "semantic", "instances"]
-#: The class of what no instance covers, in datasets that know instances alone.
-BACKGROUND = "background"
 
 _SEMANTIC_TYPES = ("sem_seg", "cityscapes_sem_seg")
 _INSTANCE_TYPES = ("coco", "cityscapes_instance")
@@ -52,16 +56,14 @@ class SegmentClasses:
 
     def metadata(self) -> dict[str, Any]:
         """The fields that Detectron2's panoptic datasets have in their metadata."""
-        contiguous: dict[bool, dict[int, int]] = {True: {}, False: {}}
-        for index, dataset_id in enumerate(self.dataset_ids):
-            contiguous[index in self.thing_ids][dataset_id] = index
+        categories = [
+            {"id": dataset_id, "name": name, "isthing": index in self.thing_ids, "color": color}
+            for index, (dataset_id, name, color) in enumerate(
+                zip(self.dataset_ids, self.names, self.colors, strict=True)
+            )
+        ]
         return {
-            "thing_classes": list(self.names),
-            "stuff_classes": list(self.names),
-            "thing_colors": [list(color) for color in self.colors],
-            "stuff_colors": [list(color) for color in self.colors],
-            "thing_dataset_id_to_contiguous_id": contiguous[True],
-            "stuff_dataset_id_to_contiguous_id": contiguous[False],
+            **panoptic_metadata(categories),
             "ignore_label": self.ignore_label,
             "label_divisor": self.label_divisor,
         }

@@ -1,5 +1,7 @@
 """Registration of datasets with Detectron2's catalogs."""
 
+from .class_list import read_class_list
+from .coco_instances import load_coco_instances, register_coco_instances
 from .coco_panoptic import load_coco_panoptic_json, panoptic_metadata, register_coco_panoptic
 from .custom import check_names, register_custom
 from .image_folder import (
@@ -10,17 +12,23 @@ from .image_folder import (
     register_image_folder,
     register_imagenet,
 )
+from .mask_folders import load_mask_folders, register_mask_folders
 
 __all__ = [
     "check_names",
     "class_folders",
     "classes_of",
     "is_image_folder",
+    "load_coco_instances",
     "load_coco_panoptic_json",
     "load_image_folder",
+    "load_mask_folders",
     "panoptic_metadata",
+    "read_class_list",
+    "register_coco_instances",
     "register_coco_panoptic",
     "register_custom",
     "register_image_folder",
     "register_imagenet",
+    "register_mask_folders",
 ]

@@ -6,13 +6,12 @@ RGB png per image whose pixels hold segment ids, id = R + 256 G + 65536 B, 0 = v
 """
 
 import colorsys
-import json as json_library
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from .own import PathLike, full_path, read_json, register_own
 
 logger = logging.getLogger(__name__)
 
@@ -20,32 +19,6 @@ logger = logging.getLogger(__name__)
 IGNORE_LABEL = 255
 #: Panoptic id = class * LABEL_DIVISOR + instance number, as in Detectron2's own panoptic datasets.
 LABEL_DIVISOR = 1000
-
-PathLike = str | os.PathLike[str]
-
-
-class Source(NamedTuple):
-    """Where a registered dataset comes from, and which version of its json was read."""
-
-    images: str
-    panoptic: str
-    json: str
-    stamp: tuple[int, int]  # modification time in ns, size in bytes
-
-
-# What we registered ourselves, and so may replace. All other names belong to somebody else.
-_registered: dict[str, Source] = {}
-
-
-def full_path(path: PathLike) -> str:
-    """Absolute path: ``~`` expanded, relative ones taken from the current directory."""
-    return os.path.abspath(os.path.expanduser(os.fspath(path)))
-
-
-def file_stamp(path: PathLike) -> tuple[int, int]:
-    """Modification time (ns) and size (bytes) of a file: a new pair means a changed file."""
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size
 
 
 def read_panoptic_json(path: PathLike) -> dict[str, Any]:
@@ -62,13 +35,7 @@ def read_panoptic_json(path: PathLike) -> dict[str, Any]:
             is the json of COCO's instances, captions or keypoints).
     """
     path = full_path(path)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json_library.load(file)
-    except OSError as error:
-        raise ValueError(f"cannot read the panoptic json {path}: {error.strerror}") from error
-    except ValueError as error:  # both json's and the decoder's error
-        raise ValueError(f"{path} is not a json file: {error}") from error
+    content = read_json(path, "panoptic json")
     problem = _form_problem(content)
     if problem:
         raise ValueError(f"{path} is not a COCO panoptic json: {problem}")
@@ -299,29 +266,17 @@ def register_coco_panoptic(name: str, images: PathLike, panoptic: PathLike, json
         ValueError: the json is not a COCO panoptic one, or `name` is the name of a dataset that
             was registered elsewhere (Detectron2's own, the embedded one, the user's code).
     """
-    if not isinstance(name, str) or not name:
-        raise ValueError(f"name: expected a text that is not empty, came {name!r}")
     images, panoptic, json = (full_path(path) for path in (images, panoptic, json))
-    if name in DatasetCatalog.list() and name not in _registered:
-        raise ValueError(
-            f"a dataset named '{name}' is registered already, by Detectron2 or by other code: "
-            "give yours another name"
-        )
-    stamp = file_stamp(json) if os.path.isfile(json) else (0, 0)
-    source = Source(images, panoptic, json, stamp)
-    before = _registered.get(name)
-    if before == source and name in DatasetCatalog.list():
-        return
-    metadata = panoptic_metadata(read_panoptic_json(json)["categories"])
-    if before is not None:
-        logger.info("The dataset '%s' is replaced: before %s, now %s.", name, before, source)
-        DatasetCatalog.pop(name, None)
-        MetadataCatalog.pop(name, None)
-    try:
-        MetadataCatalog.get(name).set(
-            image_root=images, panoptic_root=panoptic, panoptic_json=json, **metadata
-        )
-    except AssertionError as error:  # Detectron2's way to say that a field has another value
-        raise ValueError(f"the metadata of '{name}' was set otherwise before: {error}") from error
-    DatasetCatalog.register(name, lambda: load_coco_panoptic_json(images, panoptic, json))
-    _registered[name] = source
+    register_own(
+        name,
+        "coco_panoptic",
+        (images, panoptic, json),
+        files=(json,),
+        load=lambda: load_coco_panoptic_json(images, panoptic, json),
+        metadata=lambda: {
+            "image_root": images,
+            "panoptic_root": panoptic,
+            "panoptic_json": json,
+            **panoptic_metadata(read_panoptic_json(json)["categories"]),
+        },
+    )

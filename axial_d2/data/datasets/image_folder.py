@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .coco_panoptic import PathLike, full_path
+from .own import PathLike, full_path
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def class_folders(root: PathLike) -> list[str]:
     classes = sorted(entry.name for entry in found if entry.is_dir())
     if classes:
         return classes
-    loose = sorted(entry.name for entry in found if _is_picture(entry.name))
+    loose = sorted(entry.name for entry in found if is_picture(entry.name))
     came = "an empty one"
     if loose:
         came = f"{len(loose)} pictures ({loose[0]}, ...) that no folder says the class of"
@@ -71,7 +71,7 @@ def pictures_of(root: PathLike, name: str) -> Iterator[str]:
     """
     for folder, below, files in os.walk(os.path.join(full_path(root), name), followlinks=True):
         below.sort()  # os.walk goes on in the order that this list has by then
-        yield from (os.path.join(folder, file) for file in sorted(files) if _is_picture(file))
+        yield from (os.path.join(folder, file) for file in sorted(files) if is_picture(file))
 
 
 def load_image_folder(root: PathLike) -> list[dict[str, Any]]:
@@ -119,8 +119,9 @@ def some(names: list[str]) -> str:
     return f"{', '.join(names[:_EXAMPLES])}{more}"
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+def is_picture(name: str, extensions: tuple[str, ...] = EXTENSIONS) -> bool:
+    """Whether a file's name is that of a picture; hidden files (".something") are none."""
+    return name.lower().endswith(extensions) and not name.startswith(".")
 
 
 def register_image_folder(name: str, root: PathLike, *, must_exist: bool = True) -> None:

@@ -1,0 +1,106 @@
+"""Registration of your own datasets with Detectron2's catalogs, whatever form they have."""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+PathLike = str | os.PathLike[str]
+
+logger = logging.getLogger(__name__)
+
+#: The evaluator_type of datasets whose truth is read as segments from masks or annotations.
+EVALUATOR_TYPE = "axial_d2_segments"
+
+
+class Source(NamedTuple):
+    """Where a registered dataset comes from, and which version of its files was read."""
+
+    form: str
+    paths: tuple[str, ...]
+    stamps: tuple[tuple[int, int], ...]  # modification time in ns, size in bytes; by file read
+
+
+# What we registered ourselves, and so may replace. All other names belong to somebody else.
+_registered: dict[str, Source] = {}
+
+
+def full_path(path: PathLike) -> str:
+    """Absolute path: ``~`` expanded, relative ones taken from the current directory."""
+    return os.path.abspath(os.path.expanduser(os.fspath(path)))
+
+
+def file_stamp(path: PathLike) -> tuple[int, int]:
+    """Modification time (ns) and size (bytes) of a file: a new pair means a changed file."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def read_json(path: str, what: str) -> Any:
+    """Reads a json.
+
+    Args:
+        path: the file.
+        what: it is, for the error.
+
+    Raises:
+        ValueError: the file is missing, cannot be read, or is not json.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except ValueError as error:  # both json's and the decoder's error
+        raise ValueError(f"{path} is not a json file: {error}") from error
+
+
+def register_own(
+    name: str,
+    form: str,
+    paths: Sequence[str],
+    *,
+    files: Sequence[str],
+    load: Callable[[], list[dict[str, Any]]],
+    metadata: Callable[[], Mapping[str, Any]],
+) -> None:
+    """Registers a dataset. The same again does nothing; what has changed replaces what was here.
+
+    Args:
+        name: the name for ``cfg.DATASETS.TRAIN`` and ``TEST``.
+        form: which function registers it.
+        paths: full paths that say where it is.
+        files: those of them that `metadata` are read from.
+        load: gives the dataset dicts.
+        metadata: gives Detectron2's metadata fields; called only where there is something new.
+
+    Raises:
+        ValueError: `name` is empty or the name of a dataset that was registered elsewhere
+            (Detectron2's own, the embedded one, the user's code), or what `metadata` raises.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name: expected a text that is not empty, came {name!r}")
+    if name in DatasetCatalog.list() and name not in _registered:
+        raise ValueError(
+            f"a dataset named '{name}' is registered already, by Detectron2 or by other code: "
+            "give yours another name"
+        )
+    stamps = tuple(file_stamp(file) if os.path.isfile(file) else (0, 0) for file in files)
+    source = Source(form, tuple(paths), stamps)
+    before = _registered.get(name)
+    if before == source and name in DatasetCatalog.list():
+        return
+    fields = metadata()
+    if before is not None:
+        logger.info("The dataset '%s' is replaced: before %s, now %s.", name, before, source)
+        DatasetCatalog.pop(name, None)
+        MetadataCatalog.pop(name, None)
+    try:
+        MetadataCatalog.get(name).set(**fields)
+    except AssertionError as error:  # Detectron2's way to say that a field has another value
+        raise ValueError(f"the metadata of '{name}' was set otherwise before: {error}") from error
+    DatasetCatalog.register(name, load)
+    _registered[name] = source
