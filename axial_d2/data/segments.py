@@ -7,6 +7,7 @@ that targets, evaluation and pictures know one form.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -185,7 +186,8 @@ def annotation_mask(
     """The pixels of one instance.
 
     Args:
-        annotation: with ``segmentation``: polygons, a run-length code, or a (H, W) array.
+        annotation: with ``segmentation``: polygons (those of fewer than three points have no
+            pixels, as in Detectron2), a run-length code, or a (H, W) array.
         size: (height, width) of the picture, in pixels.
         file_name: of the picture, for the error.
 
@@ -204,11 +206,15 @@ def annotation_mask(
         code = copy.copy(segmentation)  # pycocotools may write into what it is given
         try:
             if isinstance(code, list):
-                code = rle.merge(rle.frPyObjects(code, *size))
+                # Of fewer than three points none is a polygon; four numbers would pass for a box.
+                polygons = [_numbers(p) for p in code if len(p) % 2 == 0 and len(p) >= 6]
+                if not polygons:
+                    return np.zeros(size, dtype=bool)
+                code = rle.merge(rle.frPyObjects(polygons, *size))
             elif isinstance(code["counts"], list):
                 code = rle.frPyObjects(code, *code["size"])
             mask = rle.decode(code).astype(bool)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except Exception as error:  # pycocotools raises bare ones
             raise ValueError(
                 f"{file_name}: a segmentation that is neither polygons nor a run-length code: "
                 f"{error}"
@@ -219,6 +225,13 @@ def annotation_mask(
             "(width x height)"
         )
     return mask
+
+
+def _numbers(polygon: Sequence[Any]) -> list[float]:
+    """Makes sure of it: pycocotools brings the process down over texts."""
+    if not all(isinstance(x, int | float) and math.isfinite(x) for x in polygon):
+        raise ValueError(f"expected finite numbers in a polygon, came {polygon}")
+    return [float(x) for x in polygon]
 
 
 class _Builder:
