@@ -70,13 +70,8 @@ class InstanceEvaluator(DatasetEvaluator):
 
     def _true_instances(self, picture: TruthPicture) -> list[dict[str, Any]]:
         return [
-            {
-                "category_id": segment["category_id"],
-                "iscrowd": int(segment.get("iscrowd", 0)),
-                **_encode(picture.index == number),
-            }
-            for number, segment in enumerate(picture.segments, start=1)
-            if segment["category_id"] in self._things
+            {"category_id": category, "iscrowd": int(crowd), **_encode(mask)}
+            for category, crowd, mask in picture.instances()
         ]
 
     def _predicted_instances(self, instances, picture: TruthPicture) -> list[dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from axial_d2.data.classes import record_key, segment_classes
-from axial_d2.data.segments import read_segments, truth_file
+from axial_d2.data.segments import annotation_mask, read_segments, truth_file
 from axial_d2.panoptic.encoding import compact_ids
 
 # Evaluators go over a batch one after the other; batches at test time are of one or a few pictures.
@@ -23,12 +23,30 @@ class TruthPicture:
     Attributes:
         file_name: the file that the truth stands in: a panoptic PNG, a mask, or the picture itself.
         index: (H, W) integers; 0 is void, k is `segments[k - 1]`.
-        segments: dicts with `id`, `category_id` (contiguous) and `iscrowd`, those with pixels.
+        segments: dicts with `id`, `category_id` (contiguous), `iscrowd` and `isthing`, those with
+            pixels.
+        annotations: where the truth is annotations alone, these; they may overlap.
     """
 
     file_name: str
     index: np.ndarray
     segments: list[dict[str, Any]]
+    annotations: Sequence[Mapping[str, Any]] | None = None
+
+    def instances(self) -> Iterator[tuple[int, bool, np.ndarray]]:
+        """Per instance its class (contiguous id), whether it is a crowd, and its (H, W) bool mask.
+
+        Of annotations alone as they are, with what others cover, as COCO evaluates them.
+        """
+        if self.annotations is not None:
+            for each in self.annotations:
+                mask = annotation_mask(each, self.index.shape, self.file_name)
+                yield each["category_id"], bool(each.get("iscrowd", 0)), mask
+            return
+        for number, segment in enumerate(self.segments, start=1):
+            if segment["isthing"]:
+                crowd = bool(segment.get("iscrowd", 0))
+                yield segment["category_id"], crowd, self.index == number
 
     def check_size(self, size: tuple[int, ...], what: str) -> None:
         """Raises a ValueError unless a prediction of shape `size` is as large as the truth."""
@@ -98,4 +116,10 @@ class PanopticTruth:
         if present[0] != 0:  # no void: the first segment is to have index 1 all the same
             index += 1
         segments = [dict(known[k]) for k in present.tolist() if k != 0]
-        return TruthPicture(file_name=file_name, index=index, segments=segments)
+        alone = self.classes.truth == "instances"
+        return TruthPicture(
+            file_name=file_name,
+            index=index,
+            segments=segments,
+            annotations=record["annotations"] if alone else None,
+        )
