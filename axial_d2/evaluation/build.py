@@ -60,8 +60,8 @@ def build_evaluator(
     if output_dir is not None:
         os.makedirs(output_dir, exist_ok=True)
     evaluators = {
-        "panoptic_seg": lambda: PanopticQualityEvaluator(truth, output_dir),
-        "segm": lambda: InstanceEvaluator(truth, output_dir),
+        "panoptic_seg": lambda: PanopticQualityEvaluator(truth),
+        "segm": lambda: InstanceEvaluator(truth),
         "sem_seg": lambda: SemanticEvaluator(truth),
     }
     return DatasetEvaluators([evaluators[task]() for task in TASKS if task in tasks])

@@ -1,13 +1,10 @@
-"""COCO's mask AP, with instances read from a panoptic truth."""
+"""COCO's mask AP, matched while the pictures come."""
 
 import contextlib
 import io
-import itertools
-import json
 import logging
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +14,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from axial_d2.data.classes import record_key
 from axial_d2.evaluation.tables import score_table
 from axial_d2.evaluation.truth import PanopticTruth, TruthPicture
 
@@ -25,54 +23,62 @@ logger = logging.getLogger(__name__)
 _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
-class InstanceEvaluator(DatasetEvaluator):
-    """AP of `instances` by pycocotools, against the things of the panoptic truth.
+class _Matches(NamedTuple):
+    """What pycocotools' accumulation reads of one class in one picture; A area ranges.
 
-    Segments of thing classes are the truth's instances, crowds are COCO's crowds, areas are counted
-    in pixels. Masks are kept run-length encoded from the moment they come.
+    Attributes:
+        scores: of the d best detections, falling.
+        matched, ignored: (A, T, d) bool, by IoU threshold.
+        truth_ignored: (A, g) bool, of the true instances.
     """
 
-    def __init__(self, truth: PanopticTruth, output_dir: str | None = None):
+    scores: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+    truth_ignored: np.ndarray
+
+
+class InstanceEvaluator(DatasetEvaluator):
+    """AP of `instances` by pycocotools, against the things of the truth.
+
+    Crowds are COCO's crowds, areas are counted in pixels. Each picture is matched when it comes, by
+    pycocotools; of it the scores and a few bits of each detection are kept, no masks.
+    """
+
+    def __init__(self, truth: PanopticTruth):
         """
         Args:
             truth: what to compare with.
-            output_dir: where to write the predictions, coco_instances_results.json; None: nowhere.
         """
         self._truth = truth
-        self._output_dir = output_dir
         self._things = set(truth.thing_ids)
         self.reset()
 
     def reset(self) -> None:
-        self._pictures: list[dict[str, Any]] = []
+        # By picture, since a sampler may deal one out twice to fill up; then by class.
+        self._matches: dict[Hashable, dict[int, _Matches]] = {}
 
     def process(self, inputs: Sequence[Mapping], outputs: Sequence[Mapping]) -> None:
-        """Keeps the instances of a batch, those of the truth and those predicted.
+        """Matches the instances of a batch with those of the truth.
 
         Args:
-            inputs: per picture a dict with `image_id`.
+            inputs: per picture its dataset dict.
             outputs: per picture a dict with `instances`: pred_masks (n, H, W) bool at the truth's
                 size, scores (n,), pred_classes (n,) contiguous ids of things. Without the key:
                 nothing was found.
+
+        Raises:
+            ValueError: masks of another size, or classes that are no things; the message names the
+                file.
         """
         for given, output in zip(inputs, outputs, strict=True):
-            picture = self._truth.picture(given["image_id"])
-            height, width = picture.index.shape
-            self._pictures.append(
-                {
-                    "image_id": given["image_id"],
-                    "height": height,
-                    "width": width,
-                    "truth": self._true_instances(picture),
-                    "predicted": self._predicted_instances(output.get("instances"), picture),
-                }
-            )
-
-    def _true_instances(self, picture: TruthPicture) -> list[dict[str, Any]]:
-        return [
-            {"category_id": category, "iscrowd": int(crowd), **_encode(mask)}
-            for category, crowd, mask in picture.instances()
-        ]
+            picture = self._truth.picture(record_key(given))
+            true = [
+                {"category_id": category, "iscrowd": int(crowd), **_encode(mask)}
+                for category, crowd, mask in picture.instances()
+            ]
+            found = self._predicted_instances(output.get("instances"), picture)
+            self._matches[record_key(given)] = _match(true, found, picture.index.shape)
 
     def _predicted_instances(self, instances, picture: TruthPicture) -> list[dict[str, Any]]:
         if instances is None or len(instances) == 0:
@@ -93,27 +99,25 @@ class InstanceEvaluator(DatasetEvaluator):
         ]
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Compares over all processes.
+        """Sums up over all processes.
 
         Returns:
-            In the main process {"segm": scores in percent}: AP, AP50, AP75, APs, APm, APl and
-            AP-<class>, nan where the truth has no such instance; elsewhere None.
+            In the main process {"segm": scores in percent}: AP, AP50, AP75, APs, APm, APl,
+            AP-<class> and AP50-<class>, nan where the truth has no such instance; elsewhere None.
         """
         comm.synchronize()
-        gathered = comm.gather(self._pictures)
+        gathered = comm.gather(self._matches)
         if not comm.is_main_process():
             return None
-        # By image_id, since a sampler may deal a picture out twice to fill up.
-        pictures = list({p["image_id"]: p for p in itertools.chain(*gathered)}.values())
-        if self._output_dir is not None:
-            self._write(pictures)
-        num_true = sum(len(p["truth"]) for p in pictures)
-        num_predicted = sum(len(p["predicted"]) for p in pictures)
+        pictures = {key: value for part in gathered for key, value in part.items()}
+        every = [m for picture in pictures.values() for m in picture.values()]
+        num_true = sum(m.truth_ignored.shape[1] for m in every)
+        num_predicted = sum(len(m.scores) for m in every)
         if num_predicted == 0:
             logger.warning("No instance was predicted in %d pictures: AP is 0.", len(pictures))
         if num_true == 0:
             logger.warning("The truth of %d pictures holds no instance: no AP.", len(pictures))
-        scores, per_class = self._compare(pictures)
+        scores, per_class = _accumulate(list(pictures.values()), self._truth.thing_ids)
         names = self._truth.class_names
         rows = [(names[k], *values) for k, values in per_class.items() if not np.isnan(values[0])]
         logger.info(
@@ -123,50 +127,80 @@ class InstanceEvaluator(DatasetEvaluator):
             score_table(_METRICS, [list(scores.values())]),
             score_table(["class", "AP", "AP50"], rows),
         )
-        scores.update({f"AP-{names[k]}": ap for k, (ap, _) in per_class.items()})
+        for column, key in enumerate(("AP", "AP50")):
+            scores.update({f"{key}-{names[k]}": values[column] for k, values in per_class.items()})
         return {"segm": scores}
 
-    def _compare(self, pictures: list[dict]) -> tuple[dict, dict[int, tuple[float, float]]]:
-        """Scores over all classes, and (AP, AP50) by contiguous id."""
-        categories = self._truth.thing_ids
-        # pycocotools prints as it goes.
-        with contextlib.redirect_stdout(io.StringIO()):
-            comparison = COCOeval(
-                _coco(pictures, "truth", categories),
-                _coco(pictures, "predicted", categories),
-                iouType="segm",
-            )
-            comparison.evaluate()
-            comparison.accumulate()
-            comparison.summarize()
-        stats = (100 * float(s) if s >= 0 else float("nan") for s in comparison.stats)
-        scores = dict(zip(_METRICS, stats, strict=False))
-        # (10 IoU thresholds from 0.5, recalls, categories, area ranges, detections a picture);
-        # all areas are the first range, 100 detections the last number.
-        precision = comparison.eval["precision"][:, :, :, 0, -1]
-        per_class = {
-            category: (_average(precision[:, :, k]), _average(precision[0, :, k]))
-            for k, category in enumerate(categories)
-        }
-        return scores, per_class
 
-    def _write(self, pictures: list[dict]) -> None:
-        results = [
+def _match(
+    true: Sequence[dict[str, Any]], found: Sequence[dict[str, Any]], size: tuple[int, ...]
+) -> dict[int, _Matches]:
+    """Matches one picture, class by class."""
+    categories = sorted({each["category_id"] for each in (*true, *found)})
+    if not categories:
+        return {}
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+        comparison = COCOeval(
+            _coco(true, size, categories), _coco(found, size, categories), iouType="segm"
+        )
+        comparison.evaluate()
+    ranges = len(comparison.params.areaRng)
+    matches = {}
+    for index, category in enumerate(categories):
+        each = comparison.evalImgs[index * ranges : (index + 1) * ranges]
+        matches[category] = _Matches(
+            scores=np.array(each[0]["dtScores"]),
+            matched=np.stack([e["dtMatches"] != 0 for e in each]),
+            ignored=np.stack([e["dtIgnore"].astype(bool) for e in each]),
+            truth_ignored=np.stack([np.asarray(e["gtIgnore"], dtype=bool) for e in each]),
+        )
+    return matches
+
+
+def _accumulate(
+    pictures: Sequence[Mapping[int, _Matches]], categories: Sequence[int]
+) -> tuple[dict[str, float], dict[int, tuple[float, float]]]:
+    """Scores over all classes and (AP, AP50) by contiguous id, accumulated by pycocotools."""
+    comparison = COCOeval(iouType="segm")
+    params = comparison.params
+    ranges = len(params.areaRng)
+    parts = []
+    # Class by class: a list for all classes, ranges and pictures would be a long one.
+    for category in categories:
+        own = [picture[category] for picture in pictures if category in picture]
+        params.catIds, params.imgIds = [category], list(range(max(1, len(own))))
+        comparison.evalImgs = [
             {
-                "image_id": picture["image_id"],
-                "category_id": self._truth.dataset_ids[found["category_id"]],
-                "score": found["score"],
-                "segmentation": {
-                    "size": found["segmentation"]["size"],
-                    "counts": found["segmentation"]["counts"].decode("ascii"),
-                },
+                "dtScores": m.scores,
+                "dtMatches": m.matched[k],
+                "dtIgnore": m.ignored[k],
+                "gtIgnore": m.truth_ignored[k],
             }
-            for picture in pictures
-            for found in picture["predicted"]
-        ]
-        os.makedirs(self._output_dir, exist_ok=True)
-        with open(os.path.join(self._output_dir, "coco_instances_results.json"), "w") as file:
-            json.dump(results, file)
+            for k in range(ranges)
+            for m in own
+        ] or [None] * ranges
+        comparison._paramsEval = params
+        with contextlib.redirect_stdout(io.StringIO()):
+            comparison.accumulate(params)
+        parts.append(comparison.eval)
+    if not parts:
+        return dict.fromkeys(_METRICS, float("nan")), {}
+    # precision: (10 IoU thresholds from 0.5, recalls, categories, area ranges, detections a
+    # picture); all areas are the first range, 100 detections the last number.
+    joined = {
+        key: np.concatenate([part[key] for part in parts], axis=axis)
+        for key, axis in (("precision", 2), ("recall", 1))
+    }
+    comparison.eval = {**parts[0], **joined}
+    with contextlib.redirect_stdout(io.StringIO()):
+        comparison.summarize()
+    stats = (100 * float(s) if s >= 0 else float("nan") for s in comparison.stats)
+    precision = joined["precision"][:, :, :, 0, -1]
+    per_class = {
+        category: (_average(precision[:, :, k]), _average(precision[0, :, k]))
+        for k, category in enumerate(categories)
+    }
+    return dict(zip(_METRICS, stats, strict=False)), per_class
 
 
 def _to_bool(mask: torch.Tensor) -> np.ndarray:
@@ -187,23 +221,19 @@ def _average(precision: np.ndarray) -> float:
     return 100 * float(known.mean()) if known.size else float("nan")
 
 
-def _coco(pictures: list[dict], which: str, categories: Sequence[int]) -> COCO:
-    """pycocotools' index over the instances kept under the key `which`."""
-    annotations = [
-        {"iscrowd": 0, **instance, "image_id": number}
-        for number, picture in enumerate(pictures)
-        for instance in picture[which]
-    ]
-    # From 1: COCOeval writes 0 for "no match".
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
+def _coco(
+    instances: Sequence[dict[str, Any]], size: tuple[int, ...], categories: Sequence[int]
+) -> COCO:
+    """pycocotools' index over the instances of one picture."""
     coco = COCO()
     coco.dataset = {
-        "images": [
-            {"id": n, "height": p["height"], "width": p["width"]} for n, p in enumerate(pictures)
-        ],
+        "images": [{"id": 0, "height": size[0], "width": size[1]}],
         "categories": [{"id": category} for category in categories],
-        "annotations": annotations,
+        # Numbered from 1: COCOeval writes 0 for "no match".
+        "annotations": [
+            {"iscrowd": 0, **instance, "image_id": 0, "id": number}
+            for number, instance in enumerate(instances, start=1)
+        ],
     }
     coco.createIndex()
     return coco

@@ -25,12 +25,14 @@ class TruthPicture:
         index: (H, W) integers; 0 is void, k is `segments[k - 1]`.
         segments: dicts with `id`, `category_id` (contiguous), `iscrowd` and `isthing`, those with
             pixels.
+        without_pixels: segments of the json that have none, which PQ counts as not found.
         annotations: where the truth is annotations alone, these; they may overlap.
     """
 
     file_name: str
     index: np.ndarray
     segments: list[dict[str, Any]]
+    without_pixels: Sequence[Mapping[str, Any]] = ()
     annotations: Sequence[Mapping[str, Any]] | None = None
 
     def instances(self) -> Iterator[tuple[int, bool, np.ndarray]]:
@@ -116,10 +118,12 @@ class PanopticTruth:
         if present[0] != 0:  # no void: the first segment is to have index 1 all the same
             index += 1
         segments = [dict(known[k]) for k in present.tolist() if k != 0]
+        absent = [segment for key, segment in known.items() if key not in present]
         alone = self.classes.truth == "instances"
         return TruthPicture(
             file_name=file_name,
             index=index,
             segments=segments,
+            without_pixels=absent,
             annotations=record["annotations"] if alone else None,
         )

@@ -17,7 +17,6 @@ from pycocotools.cocoeval import COCOeval
 
 from axial_d2.data import register_coco_panoptic
 from axial_d2.evaluation import (
-    InstanceEvaluator,
     PanopticQualityEvaluator,
     PanopticTruth,
 )
@@ -213,21 +212,18 @@ def test_coco_sample(tmp_path):
     name = "tests_evaluation_coco_sample"
     register_coco_panoptic(name, SAMPLE / "images", SAMPLE / "panoptic", SAMPLE / "panoptic.json")
     truth = PanopticTruth(name)
-    evaluator = InstanceEvaluator(truth)
     converted = COCO(str(SAMPLE / "detections_from_panoptic.json"))
     records = DatasetCatalog.get(name)
     for record in records:
-        evaluator.process([record], [{}])
         expected = [
             (a["category_id"], a["iscrowd"], a["area"], a["segmentation"]["counts"])
             for a in converted.imgToAnns[record["image_id"]]
             if a["category_id"] in truth.metadata.thing_dataset_id_to_contiguous_id
         ]
         got = [
-            (truth.dataset_ids[a["category_id"]], a["iscrowd"], a["area"],
-             a["segmentation"]["counts"].decode())
-            for a in evaluator._pictures[-1]["truth"]
-        ]  # fmt: skip
+            (truth.dataset_ids[category], int(crowd), int(mask.sum()), encode(mask)["counts"])
+            for category, crowd, mask in truth.picture(record["image_id"]).instances()
+        ]
         assert len(expected) > 5
         assert sorted(got) == sorted(expected)
     DatasetCatalog.remove(name)
