@@ -1,6 +1,5 @@
 """Which evaluators a data set gets."""
 
-import logging
 import os
 from collections.abc import Sequence
 
@@ -8,18 +7,18 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators
 
+from axial_d2.evaluation.cityscapes import CityscapesInstanceEvaluator, CityscapesSemanticEvaluator
 from axial_d2.evaluation.classification import ClassificationEvaluator
 from axial_d2.evaluation.instance import InstanceEvaluator
 from axial_d2.evaluation.panoptic import PanopticQualityEvaluator
 from axial_d2.evaluation.semantic import SemanticEvaluator
 from axial_d2.evaluation.truth import PanopticTruth
 
-logger = logging.getLogger(__name__)
-
-# Everything that carries a panoptic truth in COCO's format goes one way.
-_PANOPTIC_TYPES = ("coco_panoptic_seg", "cityscapes_panoptic_seg")
 _CLASSIFICATION_TYPE = "image_classification"
+_CITYSCAPES = "cityscapes_"
 TASKS = ("panoptic_seg", "segm", "sem_seg")
+# What each kind of truth can judge.
+_TASKS_OF_TRUTH = {"panoptic": TASKS, "semantic": ("sem_seg",), "instances": ("segm",)}
 
 
 def build_evaluator(
@@ -28,43 +27,49 @@ def build_evaluator(
     output_dir: str | None = None,
     tasks: Sequence[str] | None = None,
 ) -> DatasetEvaluators:
-    """PQ, AP and mIoU against the panoptic truth of a registered data set, or top-1 and top-5.
+    """PQ, AP and mIoU against the truth of a registered data set, or top-1 and top-5.
+
+    AP and mIoU are those of COCO and of `SemanticEvaluator`; of Detectron2's Cityscapes data sets
+    they are those of Cityscapes' own scripts.
 
     Args:
         cfg: read for MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES, without which there is no AP.
-        dataset_name: a data set in COCO panoptic format, Cityscapes' panoptic names included, or
-            one of class folders.
-        output_dir: where predictions are written, made if missing; None: nothing is written.
+        dataset_name: a data set of segmentation (see `axial_d2.data.segment_classes`), or one of
+            class folders.
+        output_dir: made if missing; scores are not written.
         tasks: some of "panoptic_seg" (PQ), "segm" (AP), "sem_seg" (mIoU); None: all that the
-            model predicts. Of no meaning for classification.
+            truth knows and the model predicts. Of no meaning for classification.
 
     Returns:
         Evaluators whose results, all in percent, stand under the tasks' names.
 
     Raises:
-        ValueError: an unknown task, or a data set that is not registered or has no panoptic truth.
+        ValueError: an unknown task, one that the truth cannot judge, or a data set that is not
+            registered or of another kind.
     """
     if _evaluator_type(dataset_name) == _CLASSIFICATION_TYPE:
         return DatasetEvaluators([ClassificationEvaluator()])
+    truth = PanopticTruth(dataset_name)
+    possible = _TASKS_OF_TRUTH[truth.classes.truth]
     if tasks is None:
-        tasks = [t for t in TASKS if t != "segm" or cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES]
+        predicts = cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES
+        tasks = [task for task in possible if task != "segm" or predicts]
     if not tasks or not set(tasks) <= set(TASKS):
         raise ValueError(f"tasks must be some of {TASKS}; got {tuple(tasks)}")
-    truth = PanopticTruth(dataset_name)
-    evaluator_type = truth.metadata.get("evaluator_type", None)
-    if evaluator_type not in _PANOPTIC_TYPES:
+    if not set(tasks) <= set(possible):
         raise ValueError(
-            f"data set {dataset_name!r} must have an evaluator_type among {_PANOPTIC_TYPES}; got "
-            f"{evaluator_type!r}"
+            f"the truth of data set {dataset_name!r} is of the kind {truth.classes.truth!r}, which "
+            f"can judge {possible}; got the tasks {tuple(tasks)}"
         )
     if output_dir is not None:
         os.makedirs(output_dir, exist_ok=True)
+    official = str(_evaluator_type(dataset_name)).startswith(_CITYSCAPES)
     evaluators = {
-        "panoptic_seg": lambda: PanopticQualityEvaluator(truth),
-        "segm": lambda: InstanceEvaluator(truth),
-        "sem_seg": lambda: SemanticEvaluator(truth),
+        "panoptic_seg": PanopticQualityEvaluator,
+        "segm": CityscapesInstanceEvaluator if official else InstanceEvaluator,
+        "sem_seg": CityscapesSemanticEvaluator if official else SemanticEvaluator,
     }
-    return DatasetEvaluators([evaluators[task]() for task in TASKS if task in tasks])
+    return DatasetEvaluators([evaluators[task](truth) for task in TASKS if task in tasks])
 
 
 def _evaluator_type(name: str) -> str | None:

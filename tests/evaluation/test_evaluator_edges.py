@@ -144,8 +144,10 @@ def test_one_table_per_class_each(make_data, caplog):
 def test_unknown_dataset_and_tasks(make_data):
     with pytest.raises(ValueError, match="'no_such' is not registered"):
         build_evaluator(config(), "no_such")
+    with pytest.raises(ValueError, match="'instances', which can judge"):
+        build_evaluator(config(), "coco_2017_val", tasks=["panoptic_seg"])
     with pytest.raises(ValueError, match="evaluator_type among"):
-        build_evaluator(config(), "coco_2017_val")
+        build_evaluator(config(), "voc_2007_val")
     with pytest.raises(ValueError, match="used by both"):
         build_evaluator(config(), "coco_2017_val_panoptic_separated")
     with pytest.raises(ValueError, match="tasks must be some of"):
