@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "pycocotools>=2.0.6",
     "pyyaml>=5.1",
     "cityscapesscripts>=2.2",
+    "shapely>=2",  # by Detectron2, for Cityscapes' instances
     "matplotlib>=3.7",
     "tabulate>=0.9",
     "tensorboard>=2.12",
