@@ -4,6 +4,9 @@ Detectron2 reads that variable when it is imported. Arguments: an output folder,
 TRAIN:TEST:CLASSES. Prints a line of json per name.
 """
 
+import axial_d2  # noqa: F401  (first: it makes Detectron2 ready)
+
+# isort: split
 import json
 import sys
 from pathlib import Path
@@ -12,11 +15,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import DefaultPredictor
 from tiny_training import arguments, write_config
 
-import axial_d2  # noqa: F401, I001
 from axial_d2.data.pictures import read_picture
 from axial_d2.engine import load_config, train_or_evaluate
-
-SHAPES = ("sem_seg", "panoptic_seg", "instances")
 
 
 def main(output, names):
