@@ -23,6 +23,7 @@ def add_axial_config(cfg: CfgNode) -> None:
     _add_heads(cfg)
     _add_data(cfg)
     _add_classification(cfg)
+    _add_evaluation(cfg)
     _add_test_augmentation(cfg)
     _add_solver(cfg)
 
@@ -122,6 +123,12 @@ def _add_classification(cfg: CfgNode) -> None:
     node = cfg.INPUT.RESIZED_CROP = CfgNode()
     node.AREA = (0.08, 1.0)
     node.ASPECT = (3 / 4, 4 / 3)
+
+
+def _add_evaluation(cfg: CfgNode) -> None:
+    # Keep what is predicted in an evaluation, below OUTPUT_DIR/inference, in the formats of COCO's
+    # and Cityscapes' servers: some MB a hundred pictures.
+    cfg.TEST.SAVE_PREDICTIONS = False
 
 
 def _add_test_augmentation(cfg: CfgNode) -> None:

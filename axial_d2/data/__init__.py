@@ -6,6 +6,7 @@ from .check import check_datasets
 from .classes import SegmentClasses, segment_classes
 from .classification_mapper import ClassificationMapper
 from .datasets import (
+    check_dataset_name,
     check_names,
     classes_of,
     is_image_folder,
@@ -27,6 +28,7 @@ __all__ = [
     "SegmentClasses",
     "build_mapper",
     "check_datasets",
+    "check_dataset_name",
     "check_names",
     "classes_of",
     "is_image_folder",

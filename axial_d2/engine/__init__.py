@@ -6,7 +6,14 @@ from axial_d2.engine.launch import launch, under_torchrun
 from axial_d2.engine.main import train_or_evaluate
 from axial_d2.engine.prediction import PicturePredictor, draw_dataset, draw_files
 from axial_d2.engine.results import read_results, results_table, summary
-from axial_d2.engine.setup import argument_parser, load_config, read_config, setup_cfg
+from axial_d2.engine.saved_evaluation import evaluate_saved
+from axial_d2.engine.setup import (
+    argument_parser,
+    load_config,
+    load_datasets,
+    read_config,
+    setup_cfg,
+)
 from axial_d2.engine.trainer import Trainer
 
 __all__ = [
@@ -18,8 +25,10 @@ __all__ = [
     "convert_csrhddlam",
     "draw_dataset",
     "draw_files",
+    "evaluate_saved",
     "launch",
     "load_config",
+    "load_datasets",
     "read_config",
     "read_results",
     "results_table",

@@ -1,5 +1,6 @@
 """The numbers of an evaluation, as a file and as a short table."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from tabulate import tabulate
 from axial_d2.engine.checkpointer import last_checkpoint
 
 RESULTS_FILE = "results.json"
+PER_CLASS_FILE = "results_per_class.csv"
 # What is shown of each group of results: the numbers that papers compare.
 _SHOWN = (
     ("panoptic_seg", ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")),
@@ -20,18 +22,65 @@ _SHOWN_OF_CLASSIFIERS = (("classification", ("top1", "top5")),)
 
 
 def write_results(results: dict[str, Any], output_dir: str) -> Path:
-    """Writes the results of an evaluation to results.json.
+    """Writes the results of an evaluation to results.json, those of classes to a csv as well.
+
+    The csv has a line per class and, with several datasets, per dataset: PQ, SQ, RQ, AP, IoU ... as
+    far as they were measured, in percent; empty where there is no value.
 
     Args:
         results: nested dict of numbers; those that are not finite become null, since JSON has none.
         output_dir: an existing directory.
 
     Returns:
-        The file written.
+        The json file.
     """
     path = Path(output_dir, RESULTS_FILE)
     path.write_text(json.dumps(_plain(results), indent=2) + "\n")
+    columns, rows = per_class(results)
+    if rows:
+        with open(Path(output_dir, PER_CLASS_FILE), "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(rows)
+    else:
+        Path(output_dir, PER_CLASS_FILE).unlink(missing_ok=True)  # an earlier evaluation's
     return path
+
+
+def per_class(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """The results of classes as a table.
+
+    Args:
+        results: of an evaluation; of one dataset, or by dataset name.
+
+    Returns:
+        The columns' names ("dataset" where there are several, "class", then the scores), and the
+        rows; None where a score has no value.
+    """
+    by_dataset = _by_dataset(results)
+    metrics: dict[str, None] = {}
+    rows: dict[tuple[str, str], dict[str, float | None]] = {}
+    for dataset, groups in by_dataset.items():
+        for group in groups.values():
+            for key, value in group.items():
+                # "PQ-road", and no score has a "-" in its own name.
+                metric, dash, name = key.partition("-")
+                if dash:
+                    metrics[metric] = None
+                    finite = value if math.isfinite(value) else None
+                    rows.setdefault((dataset, name), {})[metric] = finite
+    several = set(by_dataset) != {""}
+    columns = [*(["dataset"] if several else []), "class", *metrics]
+    return columns, [
+        [*([dataset] if several else []), name, *(values.get(metric) for metric in metrics)]
+        for (dataset, name), values in rows.items()
+    ]
+
+
+def _by_dataset(results: dict[str, Any]) -> dict[str, Any]:
+    """The groups of results by dataset; under "" those of one alone."""
+    one = any(group in results for group, _ in (*_SHOWN, *_SHOWN_OF_CLASSIFIERS))
+    return {"": results} if one else results
 
 
 def read_results(output_dir: str) -> dict[str, Any] | None:
@@ -56,11 +105,11 @@ def results_table(results: dict[str, Any]) -> str:
     Returns:
         The table as text; "-" for what was not measured or has no value.
     """
-    one = any(group in results for group, _ in _SHOWN + _SHOWN_OF_CLASSIFIERS)
-    by_dataset = {"": results} if one else results
-    classifier = any("classification" in values for values in by_dataset.values())
-    groups = _SHOWN_OF_CLASSIFIERS if classifier else _SHOWN
-    names = [(group, name) for group, shown in groups for name in shown]
+    by_dataset = _by_dataset(results)
+    one = set(by_dataset) == {""}
+    measured = {group for values in by_dataset.values() for group in values}
+    parts = [p for p in (_SHOWN, _SHOWN_OF_CLASSIFIERS) if measured & {group for group, _ in p}]
+    names = [(group, name) for part in parts for group, shown in part for name in shown]
     rows = [
         [dataset, *(_cell(values.get(group, {}).get(name)) for group, name in names)]
         for dataset, values in by_dataset.items()
@@ -86,6 +135,7 @@ def summary(output_dir: str) -> str:
         title: Path(output_dir, name)
         for title, name in (
             ("results", RESULTS_FILE),
+            ("classes", PER_CLASS_FILE),
             ("log", "log.txt"),
             ("config", "config.yaml"),
         )

@@ -148,6 +148,34 @@ def load_config(
     return cfg
 
 
+def load_datasets(config_file: str | None, options: list[str] | None = None) -> CfgNode:
+    """Reads a config of which the datasets alone are wanted, and registers these.
+
+    Args:
+        config_file: a YAML file; None: the defaults, and the datasets that are known anyway.
+        options: `KEY VALUE ...` from the command line, merged last.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        SetupError: any mistake in the file, the options or DATASETS.CUSTOM.
+    """
+    from axial_d2.data import register_custom
+
+    cfg = get_cfg()
+    add_axial_config(cfg)
+    if config_file:
+        merge_file(cfg, config_file)
+    merge_options(cfg, list(options or []))
+    try:
+        register_custom(cfg)
+    except (ValueError, OSError) as error:
+        raise SetupError(str(error)) from error
+    cfg.freeze()
+    return cfg
+
+
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Reads the config, starts the log and seeds the random generators.
 
@@ -161,7 +189,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
         SetupError: as in `load_config`; or OUTPUT_DIR cannot be written.
     """
     cfg = load_config(args.config_file, args.opts)
-    _check_writable(cfg.OUTPUT_DIR)
+    check_writable(cfg.OUTPUT_DIR)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="axial_d2")
     if cfg.MODEL.DEVICE == "cpu":
@@ -185,12 +213,22 @@ def _choose_device(cfg: CfgNode, *, asked_for: bool) -> None:
     cfg.MODEL.DEVICE = "cpu"
 
 
-def _check_writable(directory: str) -> None:
-    """Tries it: permission bits say nothing of full disks, read-only mounts and the superuser."""
+def check_writable(directory: str, key: str = "OUTPUT_DIR") -> None:
+    """Makes sure of a directory to write to, and makes it where it is missing.
+
+    Tries it: permission bits say nothing of full disks, read-only mounts and the superuser.
+
+    Args:
+        directory: the directory.
+        key: what names it, for the error.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
     try:
         os.makedirs(directory, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         place = Path(directory).resolve()
-        raise SetupError(f"OUTPUT_DIR: cannot write to {place}: {error.strerror}") from error
+        raise SetupError(f"{key}: cannot write to {place}: {error.strerror}") from error

@@ -11,6 +11,7 @@ from axial_d2.evaluation.cityscapes import CityscapesInstanceEvaluator, Cityscap
 from axial_d2.evaluation.classification import ClassificationEvaluator
 from axial_d2.evaluation.instance import InstanceEvaluator
 from axial_d2.evaluation.panoptic import PanopticQualityEvaluator
+from axial_d2.evaluation.prediction_writer import PredictionWriter
 from axial_d2.evaluation.semantic import SemanticEvaluator
 from axial_d2.evaluation.truth import PanopticTruth
 
@@ -33,10 +34,11 @@ def build_evaluator(
     they are those of Cityscapes' own scripts.
 
     Args:
-        cfg: read for MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES, without which there is no AP.
+        cfg: read for MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES, without which there is no AP, and
+            TEST.SAVE_PREDICTIONS, which keeps predictions in `output_dir`/predictions.
         dataset_name: a data set of segmentation (see `axial_d2.data.segment_classes`), or one of
             class folders.
-        output_dir: made if missing; scores are not written.
+        output_dir: where predictions are kept; None: nowhere. Scores are not written.
         tasks: some of "panoptic_seg" (PQ), "segm" (AP), "sem_seg" (mIoU); None: all that the
             truth knows and the model predicts. Of no meaning for classification.
 
@@ -61,15 +63,16 @@ def build_evaluator(
             f"the truth of data set {dataset_name!r} is of the kind {truth.classes.truth!r}, which "
             f"can judge {possible}; got the tasks {tuple(tasks)}"
         )
-    if output_dir is not None:
-        os.makedirs(output_dir, exist_ok=True)
     official = str(_evaluator_type(dataset_name)).startswith(_CITYSCAPES)
     evaluators = {
         "panoptic_seg": PanopticQualityEvaluator,
         "segm": CityscapesInstanceEvaluator if official else InstanceEvaluator,
         "sem_seg": CityscapesSemanticEvaluator if official else SemanticEvaluator,
     }
-    return DatasetEvaluators([evaluators[task](truth) for task in TASKS if task in tasks])
+    chosen = [evaluators[task](truth) for task in TASKS if task in tasks]
+    if output_dir is not None and cfg.TEST.SAVE_PREDICTIONS:
+        chosen.append(PredictionWriter(truth, os.path.join(output_dir, "predictions"), tasks))
+    return DatasetEvaluators(chosen)
 
 
 def _evaluator_type(name: str) -> str | None:

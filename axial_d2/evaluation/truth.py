@@ -98,13 +98,17 @@ class PanopticTruth:
                 self._kept.popitem(last=False)
         return self._kept[key]
 
-    def _read(self, key: Hashable) -> TruthPicture:
+    def records(self) -> Mapping[Hashable, Mapping[str, Any]]:
+        """The data set's dicts by `record_key`, read when they are first asked for."""
         if self._records is None:
             records = DatasetCatalog.get(self._dataset_name)
             self._records = {record_key(record): record for record in records}
-        if key not in self._records:
+        return self._records
+
+    def _read(self, key: Hashable) -> TruthPicture:
+        if key not in self.records():
             raise ValueError(f"data set {self._dataset_name!r} has no image_id {key!r}")
-        record = self._records[key]
+        record = self.records()[key]
         file_name = truth_file(record)
         truth = read_segments(record, self.classes)
         present, index = compact_ids(truth.ids())

@@ -14,7 +14,7 @@ from tiny_panoptic import CATEGORIES, HEIGHT, WIDTH, read_json, write_dataset, w
 
 import axial_d2  # noqa: F401
 from axial_d2.config import add_axial_config
-from axial_d2.data import check_names, register_coco_panoptic, register_custom
+from axial_d2.data import check_names, read_class_list, register_coco_panoptic, register_custom
 from axial_d2.data.datasets import load_coco_panoptic_json, panoptic_metadata
 from axial_d2.data.datasets.coco_panoptic import read_panoptic_json
 
@@ -311,17 +311,34 @@ def test_coco_sample_has_cocos_own_metadata(name):
     assert len(DatasetCatalog.get(name)) == 2
 
 
+def _blocks(page, kind):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    return [block.split("```")[0] for block in text.split(f"```{kind}\n")[1:]]
+
+
 def test_examples_of_the_documentation(tmp_path, cfg):
-    text = (Path(__file__).parents[2] / "docs/your_dataset.md").read_text()
-    blocks = {kind: text.split(f"```{kind}\n")[1].split("```")[0] for kind in ("json", "yaml")}
-    (tmp_path / "example.json").write_text(blocks["json"])
+    (tmp_path / "example.json").write_text(_blocks("your_dataset_panoptic.md", "json")[0])
     content = read_panoptic_json(tmp_path / "example.json")
     assert panoptic_metadata(content["categories"])["thing_classes"] == ["road", "car"]
+    classes, *_ = _blocks("your_dataset_masks.md", "yaml")
+    (tmp_path / "classes.yaml").write_text(classes)
+    listed = read_class_list(tmp_path / "classes.yaml").classes
+    (example,) = _blocks("your_dataset.md", "yaml")
     (tmp_path / "example.yaml").write_text(
-        "\n".join(line for line in blocks["yaml"].splitlines() if "_BASE_" not in line)
+        "\n".join(line for line in example.splitlines() if "_BASE_" not in line)
     )
     cfg.merge_from_file(str(tmp_path / "example.yaml"))
+    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == len(listed)
     # The form is right: what is told is that the paths are not there.
     with pytest.raises(ValueError, match="images: expected a folder at .* came nothing"):
         register_custom(cfg)
-    assert cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES == len(content["categories"])
+
+
+@pytest.mark.parametrize("form", ["panoptic", "masks", "coco"])
+def test_entries_of_the_documentation(tmp_path, cfg, form):
+    example = _blocks(f"your_dataset_{form}.md", "yaml")[-1]
+    (tmp_path / "example.yaml").write_text(example)
+    cfg.merge_from_file(str(tmp_path / "example.yaml"))
+    with pytest.raises(ValueError, match="images: expected a folder at .* came nothing") as error:
+        register_custom(cfg)
+    assert " missing in " not in str(error.value) and "expected the keys" not in str(error.value)

@@ -3,7 +3,7 @@
 from .class_list import read_class_list
 from .coco_instances import load_coco_instances, register_coco_instances
 from .coco_panoptic import load_coco_panoptic_json, panoptic_metadata, register_coco_panoptic
-from .custom import check_names, register_custom
+from .custom import check_dataset_name, check_names, register_custom
 from .image_folder import (
     class_folders,
     classes_of,
@@ -15,6 +15,7 @@ from .image_folder import (
 from .mask_folders import load_mask_folders, register_mask_folders
 
 __all__ = [
+    "check_dataset_name",
     "check_names",
     "class_folders",
     "classes_of",

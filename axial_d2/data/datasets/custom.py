@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.data import DatasetCatalog
@@ -205,15 +205,32 @@ def check_names(cfg: Any) -> None:
     Raises:
         ValueError: a name is not registered. The error lists the names most like it.
     """
+    names = [(f"DATASETS.{key}", name) for key in ("TRAIN", "TEST") for name in cfg.DATASETS[key]]
+    _check_names(names)
+
+
+def check_dataset_name(name: str, key: str) -> None:
+    """Makes sure that a dataset is registered.
+
+    Args:
+        name: of the dataset.
+        key: what names it, for the error.
+
+    Raises:
+        ValueError: the name is not registered. The error lists the names most like it.
+    """
+    _check_names([(key, name)])
+
+
+def _check_names(names: Sequence[tuple[str, str]]) -> None:
     known = DatasetCatalog.list()
     problems = []
-    for key in ("TRAIN", "TEST"):
-        for name in cfg.DATASETS[key]:
-            if name in known:
-                continue
-            close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
-            hint = f"close to it: {', '.join(close)}" if close else "nothing like it is registered"
-            problems.append(f"DATASETS.{key}: no dataset is named {name!r}; {hint}")
+    for key, name in names:
+        if name in known:
+            continue
+        close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
+        hint = f"close to it: {', '.join(close)}" if close else "nothing like it is registered"
+        problems.append(f"{key}: no dataset is named {name!r}; {hint}")
     if problems:
         problems.append(
             "Datasets of your own are named in DATASETS.CUSTOM (a list of mappings with "
