@@ -1,5 +1,6 @@
 """Training, evaluation and prediction around Detectron2's engine."""
 
+from axial_d2.engine.checks import names_to_check
 from axial_d2.engine.conversion import Conversion, convert_csrhddlam
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.launch import launch, under_torchrun
@@ -29,6 +30,7 @@ __all__ = [
     "launch",
     "load_config",
     "load_datasets",
+    "names_to_check",
     "read_config",
     "read_results",
     "results_table",

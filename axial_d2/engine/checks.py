@@ -1,9 +1,10 @@
 """What can be known to be wrong before the first iteration, looked for before it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch.distributed as dist
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -173,6 +174,40 @@ def _check_datasets(cfg: CfgNode, names: tuple[str, ...]) -> None:
             _check_classes(cfg, name)
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
+
+
+def names_to_check(cfg: CfgNode, names: Sequence[str]) -> list[str]:
+    """The datasets that a command is to look at.
+
+    Args:
+        cfg: from `load_datasets`.
+        names: given on the command line; without any DATASETS.TRAIN and TEST.
+
+    Returns:
+        Names, none twice.
+
+    Raises:
+        SetupError: none at all, one that is not registered, or one that is neither of segmentation
+            nor of class folders.
+    """
+    from axial_d2 import data
+    from axial_d2.data.classes import is_segmentation
+
+    chosen = list(dict.fromkeys(names or (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+    if not chosen:
+        raise SetupError("expected the names of datasets, or a config that has some; got none")
+    try:
+        for name in chosen:
+            data.check_dataset_name(name, "datasets")
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+    for name in chosen:
+        known = data.is_image_folder(name) or "panoptic_json" in vars(MetadataCatalog.get(name))
+        if not known and not is_segmentation(name):
+            raise SetupError(
+                f"datasets: {name} is neither one of segmentation nor of class folders"
+            )
+    return chosen
 
 
 def is_classifier(cfg: CfgNode) -> bool:

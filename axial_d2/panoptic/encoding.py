@@ -68,3 +68,26 @@ def compact_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.diff(starts, append=flat.size)
     present, inverse = np.unique(flat[starts], return_inverse=True)
     return present, np.repeat(inverse, lengths).reshape(ids.shape)  # (H*W,) -> (H, W)
+
+
+def boxes_of(index: np.ndarray, count: int) -> list[list[int]]:
+    """The boxes of segments, as COCO has them.
+
+    Args:
+        index: (H, W) integers 0..count-1, each of which occurs (as `compact_ids` gives them).
+        count: how many segments there are.
+
+    Returns:
+        Per segment [left, top, width, height] in pixels.
+    """
+    height, width = index.shape
+    # Which segments each row and column meets: (S, H) and (S, W).
+    in_row = np.zeros((count, height), dtype=bool)
+    in_row[index, np.arange(height)[:, None]] = True
+    in_column = np.zeros((count, width), dtype=bool)
+    in_column[index, np.arange(width)[None]] = True
+    boxes = []
+    for rows, columns in zip(in_row, in_column, strict=True):
+        y, x = np.flatnonzero(rows), np.flatnonzero(columns)
+        boxes.append([int(v) for v in (x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1)])
+    return boxes

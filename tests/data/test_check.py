@@ -11,7 +11,8 @@ from PIL import Image
 from tiny_panoptic import CATEGORIES, ids_to_rgb, read_json, truth, write_dataset, write_json
 
 import axial_d2  # noqa: F401
-from axial_d2.data import check, check_datasets, register_coco_panoptic
+from axial_d2.data import check_datasets, register_coco_panoptic
+from axial_d2.data.check import before_training
 
 SAMPLE = Path(__file__).parents[2] / "../shared/data/coco_panoptic_sample"
 _numbers = count()
@@ -184,7 +185,7 @@ def test_good_dataset_passes_and_is_remembered(tmp_path, register, caplog, monke
     with caplog.at_level("INFO", logger="axial_d2"):
         check_datasets([name, name])
     assert f"'{name}': 3 pictures, no fault found" in caplog.text
-    monkeypatch.setattr(check, "check_files", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(before_training, "examine", lambda *_: pytest.fail("looked again"))
     check_datasets([name])
 
 
@@ -299,10 +300,22 @@ def test_category_ids_may_differ_where_the_classes_do_not(tmp_path, register):
     check_datasets([register(tmp_path / "train"), register(tmp_path / "test")])
 
 
-def test_datasets_that_are_not_panoptic_are_passed_over(caplog):
+def test_datasets_of_other_kinds_are_passed_over(caplog):
     with caplog.at_level("INFO", logger="axial_d2"):
-        check_datasets(["coco_2017_val"])
-    assert "'coco_2017_val' is not a panoptic one and is not checked" in caplog.text
+        check_datasets(["voc_2007_val"])
+    assert "'voc_2007_val' is not one of segmentation and is not checked" in caplog.text
+
+
+def test_no_way_round_is_offered_where_there_is_none(tmp_path, register):
+    write_dataset(tmp_path)
+    name = register(tmp_path)
+    _edit(lambda c: _segment(c, 1).update(area=95))(tmp_path)
+    with pytest.raises(ValueError, match="DATASETS.CHECK False"):
+        check_datasets([name])
+    (tmp_path / "images/001.png").unlink()
+    with pytest.raises(ValueError) as error:
+        check_datasets([name])
+    assert str(error.value).endswith("Right the data.")
 
 
 def test_names():
@@ -310,7 +323,11 @@ def test_names():
         check_datasets(["nothing_such"])
 
 
-@pytest.mark.parametrize("name", ["coco_2017_val_panoptic", "cityscapes_fine_panoptic_val"])
+@pytest.mark.parametrize(
+    "name",
+    ["coco_2017_val_panoptic", "cityscapes_fine_panoptic_val", "cityscapes_fine_sem_seg_val"]
+    + ["coco_2017_val"],
+)
 def test_built_in_dataset_that_is_not_there(name):
     with pytest.raises(ValueError, match=f"The data of '{name}' .* are not right:\n.*cannot be"):
         check_datasets([name])

@@ -3,23 +3,21 @@
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from axial_d2.panoptic.encoding import compact_ids
+from axial_d2.panoptic.encoding import boxes_of, compact_ids
 
+from ..parallel import in_threads
 from ..pictures import UNREADABLE
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _EXAMPLES = 3
-# Waiting items per worker: enough to keep it busy, few enough to stop soon.
-_AHEAD = 4
 
 
 class Outcome(NamedTuple):
@@ -62,37 +60,24 @@ def run(
         items: what to do it with.
         do: gives a result, how many files were written and how many were there; raises a ValueError
             or an OSError that names the file where it cannot.
-        workers: threads; Pillow and numpy let go of the interpreter lock while they work.
+        workers: threads.
 
     Returns:
         What became of it, and the results of the items that could be done, in order.
     """
-    results: dict[int, Result] = {}
-    failed: dict[int, str] = {}
+    results: list[Result] = []
+    failed: list[str] = []
     made = kept = 0
-    waiting: dict[Future, int] = {}
-    todo = iter(enumerate(items))
-    with (
-        tqdm(total=len(items), desc=title, unit="file", dynamic_ncols=True) as bar,
-        ThreadPoolExecutor(max(1, workers)) as pool,
-    ):
-        while True:
-            for number, item in todo:
-                waiting[pool.submit(do, item)] = number
-                if len(waiting) >= workers * _AHEAD:
-                    break
-            if not waiting:
-                break
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                number = waiting.pop(future)
-                try:
-                    results[number], new, old = future.result()
-                    made, kept = made + new, kept + old
-                except (ValueError, OSError) as error:
-                    failed[number] = str(error)
-                bar.update()
-    texts = tuple(failed[number] for number in sorted(failed))
-    return Outcome(title, made, kept, texts), [results[number] for number in sorted(results)]
+    with tqdm(total=len(items), desc=title, unit="file", dynamic_ncols=True) as bar:
+        for _, done in in_threads(do, items, workers):
+            if isinstance(done, Exception):
+                failed.append(str(done))
+            else:
+                result, new, old = done
+                results.append(result)
+                made, kept = made + new, kept + old
+            bar.update()
+    return Outcome(title, made, kept, tuple(failed)), results
 
 
 def write_png(path: str, pixels: np.ndarray) -> bool:
@@ -188,18 +173,11 @@ def segments_of(ids: np.ndarray) -> list[dict[str, Any]]:
         height]), as COCO's panoptic json has them.
     """
     present, index = compact_ids(ids)
-    found = []
-    areas = np.bincount(index.ravel(), minlength=len(present))
-    height, width = ids.shape
-    # Which segments each row and column meets: (S, H) and (S, W).
-    in_row = np.zeros((len(present), height), dtype=bool)
-    in_row[index, np.arange(height)[:, None]] = True
-    in_column = np.zeros((len(present), width), dtype=bool)
-    in_column[index, np.arange(width)[None]] = True
-    for number, value in enumerate(present.tolist()):
-        if value == 0:
-            continue
-        y, x = np.flatnonzero(in_row[number]), np.flatnonzero(in_column[number])
-        box = [x[0], y[0], x[-1] - x[0] + 1, y[-1] - y[0] + 1]
-        found.append({"id": value, "area": int(areas[number]), "bbox": [int(v) for v in box]})
-    return found
+    areas = np.bincount(index.ravel(), minlength=len(present)).tolist()
+    return [
+        {"id": value, "area": area, "bbox": box}
+        for value, area, box in zip(
+            present.tolist(), areas, boxes_of(index, len(present)), strict=True
+        )
+        if value != 0
+    ]

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from .check_files import Finding, decode_picture
-from .datasets.image_folder import classes_of, empty_folders, pictures_of, some
+from ..datasets.image_folder import classes_of, empty_folders, pictures_of, some
+from .findings import Finding
+from .pictures import decode_picture
 
 logger = logging.getLogger(__name__)
 
