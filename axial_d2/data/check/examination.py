@@ -238,7 +238,8 @@ class _Examination:
         ]
 
     def _finished(self, pictures: int, balance: list[ClassBalance] | None) -> DatasetReport:
-        source = self._metadata.get("panoptic_json") or self._metadata.get("image_root", "")
+        keys = ("panoptic_json", "instances_json", "json_file", "image_root", "image_dir")
+        source = next((s for s in map(self._metadata.get, keys) if s), "")
         void = self._void / self._judged if self._judged else float("nan")
         return DatasetReport(self._name, source, pictures, self._tally, balance, void)
 

@@ -9,6 +9,9 @@ from .findings import Finding
 from .panoptic_json import records_of_json
 from .pictures import Record, SegmentRecord
 
+# Beginnings of names that stand for datasets under DETECTRON2_DATASETS.
+_KNOWN = ("coco_", "cityscapes_", "mapillary_", "ade20k_")
+
 
 def read_records(name: str, findings: list[Finding]) -> list[Record]:
     """Reads the records of a dataset of segmentation.
@@ -23,6 +26,18 @@ def read_records(name: str, findings: list[Finding]) -> list[Record]:
     Raises:
         ValueError, AssertionError, OSError: the dataset cannot be loaded.
     """
+    try:
+        return _read(name, findings)
+    except (AssertionError, OSError) as error:
+        if not name.startswith(_KNOWN):
+            raise
+        where = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+        raise ValueError(
+            f"{error}; DETECTRON2_DATASETS is {where}, docs/datasets.md shows what is expected there"
+        ) from error
+
+
+def _read(name: str, findings: list[Finding]) -> list[Record]:
     metadata = MetadataCatalog.get(name)
     json = metadata.get("panoptic_json")
     if json is not None and not os.path.isfile(json):

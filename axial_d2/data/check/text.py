@@ -68,13 +68,20 @@ def verdict(reports: Sequence[DatasetReport]) -> str:
         reports: of all datasets that were looked at.
     """
     unfit = [report for report in reports if not report.fit]
-    if not unfit:
-        count = sum(len(report.tally.kinds(warnings=True)) for report in reports)
-        return (
-            f"Training can start ({count} kinds of warnings)." if count else "Training can start."
-        )
-    parts = [f"{len(r.tally.kinds(warnings=False))} kinds of errors in '{r.name}'" for r in unfit]
-    return f"Training cannot start: {', '.join(parts)}."
+    if unfit:
+        parts = [f"{_kinds(report, 'error')} in '{report.name}'" for report in unfit]
+        return f"Training cannot start: {', '.join(parts)}."
+    parts = [f"{_kinds(report, 'warning')} in '{report.name}'" for report in reports]
+    parts = [part for part in parts if not part.startswith("0 ")]
+    told = f" ({', '.join(parts)})" if parts else ""
+    return f"Training can start{told}."
+
+
+def _kinds(report: DatasetReport, what: str) -> str:
+    """1 kind of error, 2 kinds of warnings."""
+    number = len(report.tally.kinds(warnings=what == "warning"))
+    many = "s" * (number != 1)
+    return f"{number} kind{many} of {what}{many}"
 
 
 def save_chart(reports: Sequence[DatasetReport], path: str) -> None:
@@ -97,23 +104,24 @@ def save_chart(reports: Sequence[DatasetReport], path: str) -> None:
     figure = Figure(figsize=(11, 1.6 + 0.22 * len(names) * max(1, len(drawn)) ** 0.5))
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
-    columns: list[tuple[str, Any]] = [
-        ("share of the pixels, %", lambda each: 100 * each.share),
-        ("segments, crowds aside", lambda each: each.segments),
+    # The axes are linear up to the last number, and logarithmic from there.
+    columns: list[tuple[str, Any, float]] = [
+        ("share of the pixels, %", lambda each: 100 * each.share, 0.1),
+        ("segments, crowds aside", lambda each: each.segments, 1),
     ]
     height = 0.8 / len(drawn)
-    for panel, (title, value) in zip(panels, columns, strict=True):
+    for panel, (title, value, least) in zip(panels, columns, strict=True):
         for number, report in enumerate(drawn):
             values = {each.name: value(each) for each in report.balance or ()}
             places = [place + number * height for place in range(len(names))]
             bars = [values.get(name, 0) for name in names]
             panel.barh(places, bars, height, label=report.name, align="edge")
-        panel.set_xscale("symlog", linthresh=1)
+        panel.set_xscale("symlog", linthresh=least)
         panel.set_xlim(left=0)
         panel.set_title(title)
         panel.grid(axis="x", alpha=0.3)
     panels[0].set_yticks([place + 0.4 for place in range(len(names))], names, fontsize=8)
     panels[0].set_ylim(len(names), 0)
-    panels[1].legend(loc="lower right", fontsize=8)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=len(drawn))
     figure.savefig(path, dpi=120)
