@@ -2,6 +2,7 @@
 
 from axial_d2.engine.checks import names_to_check
 from axial_d2.engine.conversion import Conversion, convert_csrhddlam
+from axial_d2.engine.data_sheets import draw_training_data
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.launch import launch, under_torchrun
 from axial_d2.engine.main import train_or_evaluate
@@ -26,6 +27,7 @@ __all__ = [
     "convert_csrhddlam",
     "draw_dataset",
     "draw_files",
+    "draw_training_data",
     "evaluate_saved",
     "launch",
     "load_config",

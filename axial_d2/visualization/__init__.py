@@ -1,4 +1,4 @@
-"""Pictures of results: panoptic overlay, centres, offsets. Never opens a window.
+"""Pictures of results (panoptic overlay, centres, offsets) and of training data. No windows.
 
 Needs OpenCV, Pillow and matplotlib's font file, each imported when first drawn with.
 """
@@ -6,6 +6,7 @@ Needs OpenCV, Pillow and matplotlib's font file, each imported when first drawn 
 from axial_d2.visualization.canvas import drawing_scale, enlarge, stack_pictures
 from axial_d2.visualization.maps import draw_centers, draw_offsets
 from axial_d2.visualization.panoptic import draw_panoptic
+from axial_d2.visualization.training_sheet import training_sheet
 
 __all__ = [
     "draw_centers",
@@ -14,4 +15,5 @@ __all__ = [
     "drawing_scale",
     "enlarge",
     "stack_pictures",
+    "training_sheet",
 ]

@@ -85,7 +85,7 @@ def draw_offsets(offset: Any, mask: Any = None, image_rgb: np.ndarray | None = N
     full = max(float(np.percentile(length, _FULL_COLOR_PERCENTILE)), 1.0) if length.size else 1.0
     canvas[shown] = _direction_colors(*vectors, full)[shown]
     canvas = enlarge(canvas, drawing_scale(height, width), smooth=False)
-    return _with_wheel(canvas)
+    return with_wheel(canvas)
 
 
 def _direction_colors(dy: np.ndarray, dx: np.ndarray, full: float) -> np.ndarray:
@@ -98,7 +98,15 @@ def _direction_colors(dy: np.ndarray, dx: np.ndarray, full: float) -> np.ndarray
     return np.round(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8)
 
 
-def _with_wheel(canvas: np.ndarray) -> np.ndarray:
+def with_wheel(canvas: np.ndarray) -> np.ndarray:
+    """Draws the wheel of directions into the upper left corner, where there is room for it.
+
+    Args:
+        canvas: (H, W, 3) uint8, drawn on in place.
+
+    Returns:
+        The same.
+    """
     radius = max(4, round(_WHEEL * min(canvas.shape[:2])))
     edge = 2 * radius + 1
     if 2 * edge > min(canvas.shape[:2]):

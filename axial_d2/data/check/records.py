@@ -33,7 +33,7 @@ def read_records(name: str, findings: list[Finding]) -> list[Record]:
             raise
         where = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
         raise ValueError(
-            f"{error}; DETECTRON2_DATASETS is {where}, docs/datasets.md shows what is expected there"
+            f"{error}; DETECTRON2_DATASETS is {where}, docs/datasets.md shows what it should hold"
         ) from error
 
 
