@@ -11,11 +11,13 @@ from .datasets import (
     classes_of,
     is_image_folder,
     read_class_list,
+    register_ade20k,
     register_coco_instances,
     register_coco_panoptic,
     register_custom,
     register_image_folder,
     register_imagenet,
+    register_mapillary_vistas,
     register_mask_folders,
 )
 from .mapper import AxialDeepLabDatasetMapper
@@ -34,14 +36,18 @@ __all__ = [
     "is_image_folder",
     "read_class_list",
     "read_segments",
+    "register_ade20k",
     "register_coco_instances",
     "register_coco_panoptic",
     "register_custom",
     "register_image_folder",
     "register_imagenet",
+    "register_mapillary_vistas",
     "register_mask_folders",
     "segment_classes",
 ]
 
 synthetic.register()
 register_imagenet()
+register_mapillary_vistas()
+register_ade20k()

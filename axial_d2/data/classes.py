@@ -6,7 +6,7 @@ list of contiguous classes, so that one model, one mapper and one set of evaluat
 """
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -19,14 +19,13 @@ from .datasets.coco_panoptic import (
     generated_color,
     panoptic_metadata,
 )
+from .datasets.own import LAZY_CLASSES
 
 Truth = Literal["panoptic", "semantic", "instances"]
 
 _SEMANTIC_TYPES = ("sem_seg", "cityscapes_sem_seg")
 _INSTANCE_TYPES = ("coco", "cityscapes_instance")
 _CITYSCAPES = {category["name"]: category for category in CITYSCAPES_CATEGORIES}
-# How to fill in the metadata of datasets whose classes stand in files.
-_lazy: dict[str, Callable[[], None]] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,17 +68,6 @@ class SegmentClasses:
         }
 
 
-def register_lazy_classes(name: str, fill: Callable[[], None]) -> None:
-    """Says how the metadata of a dataset are filled in when its classes are first asked for.
-
-    Args:
-        name: of a registered dataset, whose classes stand in its files.
-        fill: sets the metadata of a panoptic dataset; raises a ValueError that names the file where
-            one is missing or wrong, and is then called again the next time.
-    """
-    _lazy[name] = fill
-
-
 def record_key(record: Mapping[str, Any]) -> Hashable:
     """What a dataset dict is known by: its image_id, or where there is none its file_name."""
     return record["image_id"] if "image_id" in record else record["file_name"]
@@ -94,7 +82,7 @@ def is_segmentation(name: str) -> bool:
     try:
         segment_classes(name)
     except ValueError:
-        return name in _lazy
+        return name in LAZY_CLASSES
     return True
 
 
@@ -117,8 +105,8 @@ def segment_classes(name: str) -> SegmentClasses:
             f"the dataset {name!r} is not registered; is it listed in DATASETS.CUSTOM?"
         )
     metadata = MetadataCatalog.get(name)
-    if name in _lazy and not hasattr(metadata, "stuff_classes"):
-        _lazy[name]()
+    if name in LAZY_CLASSES and not hasattr(metadata, "stuff_classes"):
+        LAZY_CLASSES[name]()
     kind = metadata.get("evaluator_type")
     ids = "thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id"
     if kind in _SEMANTIC_TYPES:

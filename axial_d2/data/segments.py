@@ -1,6 +1,7 @@
 """The truth of a picture as panoptic segments, from whatever files a dataset has.
 
-A dataset dict may name a panoptic png (``pan_seg_file_name`` with ``segments_info``), a mask of
+A dataset dict may name a panoptic png (``pan_seg_file_name`` with ``segments_info``; ids under
+``void_segments`` are no truth), a mask of
 classes (``sem_seg_file_name``), a mask of instances (``instance_file_name``), or carry
 ``annotations`` (polygons or run-length codes, as COCO's). All become one map of segment ids, so
 that targets, evaluation and pictures know one form.
@@ -79,6 +80,9 @@ def read_segments(record: Mapping[str, Any], classes: SegmentClasses) -> Segment
     """
     if "pan_seg_file_name" in record:
         colors = read_picture(record["pan_seg_file_name"], "RGB")
+        if record.get("void_segments"):
+            colors = np.array(colors)
+            colors[np.isin(rgb_to_id(colors), record["void_segments"])] = 0
         things = classes.thing_ids
         infos = [
             {**segment, "isthing": segment["category_id"] in things}

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import axial_d2  # noqa: F401  (first: it makes Detectron2 ready)
+
 HERE = Path(__file__).parent
 sys.path.append(str(HERE.parents[0] / "data"))
 from miniature_cityscapes import write_download  # noqa: E402
+from miniature_releases import write_ade20k, write_coco, write_vistas  # noqa: E402
 
 from axial_d2.data.preparation import RECIPES  # noqa: E402
 
@@ -40,3 +43,29 @@ def test_cityscapes(tmp_path):
     panoptic = results[f"{prefix}_panoptic_train"]
     assert 0 <= panoptic["sem_seg"]["mIoU"] <= 100
     assert "iIoU" in panoptic["sem_seg"] and "AP50-car" in panoptic["segm"]
+
+
+def test_coco_mapillary_and_ade20k(tmp_path):
+    write_coco(tmp_path)
+    write_vistas(tmp_path)
+    write_ade20k(tmp_path)
+    RECIPES["ade20k"].prepare(str(tmp_path), workers=1)
+    results = run(
+        tmp_path,
+        "coco_2017_train_panoptic:coco_2017_val_panoptic:133",
+        "coco_2017_train:coco_2017_val:81",
+        "mapillary_vistas_panoptic_train:mapillary_vistas_panoptic_val:4",
+        "ade20k_panoptic_train:ade20k_panoptic_val:150",
+    )
+    groups = {name: set(found) for name, found in results.items()}
+    everything = {"panoptic_seg", "segm", "sem_seg"}
+    assert groups == {
+        "coco_2017_train_panoptic": everything,
+        "coco_2017_train": {"segm"},
+        "mapillary_vistas_panoptic_train": everything,
+        "ade20k_panoptic_train": everything,
+    }
+    vistas = results["mapillary_vistas_panoptic_train"]["sem_seg"]
+    assert {key for key in vistas if key.startswith("IoU-")} == {
+        "IoU-Sky", "IoU-Road", "IoU-Person", "IoU-Car",
+    }  # fmt: skip

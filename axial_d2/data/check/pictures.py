@@ -152,7 +152,8 @@ def _of_png(record: Record, size: tuple[int, int]) -> Facts:
         for key, segment in record.segments.items()
         if key in areas and segment.category is not None
     ]
-    return Facts(findings, found, areas.get(0, 0), size[0] * size[1])
+    pixels = size[0] * size[1]
+    return Facts(findings, found, pixels - sum(area for _, area, _ in found), pixels)
 
 
 def _text(size: tuple[int, int] | None) -> str:

@@ -28,7 +28,7 @@ def read_records(name: str, findings: list[Finding]) -> list[Record]:
     """
     try:
         return _read(name, findings)
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError, ValueError) as error:
         if not name.startswith(_KNOWN):
             raise
         where = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
@@ -58,4 +58,5 @@ def _record(entry: dict) -> Record:
         )
         for s in entry["segments_info"]
     }
-    return Record(entry["file_name"], entry["pan_seg_file_name"], size, segments)
+    void = dict.fromkeys(entry.get("void_segments", []), SegmentRecord(None, None, None, False))
+    return Record(entry["file_name"], entry["pan_seg_file_name"], size, {**void, **segments})

@@ -1,5 +1,6 @@
 """Registration of datasets with Detectron2's catalogs."""
 
+from .ade20k import register_ade20k
 from .class_list import read_class_list
 from .coco_instances import load_coco_instances, register_coco_instances
 from .coco_panoptic import load_coco_panoptic_json, panoptic_metadata, register_coco_panoptic
@@ -12,6 +13,7 @@ from .image_folder import (
     register_image_folder,
     register_imagenet,
 )
+from .mapillary import register_mapillary_vistas
 from .mask_folders import load_mask_folders, register_mask_folders
 
 __all__ = [
@@ -26,10 +28,12 @@ __all__ = [
     "load_mask_folders",
     "panoptic_metadata",
     "read_class_list",
+    "register_ade20k",
     "register_coco_instances",
     "register_coco_panoptic",
     "register_custom",
     "register_image_folder",
     "register_imagenet",
+    "register_mapillary_vistas",
     "register_mask_folders",
 ]

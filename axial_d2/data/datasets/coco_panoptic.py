@@ -179,7 +179,19 @@ def load_coco_panoptic_json(images: PathLike, panoptic: PathLike, json: PathLike
             image at all, or the first picture or png is not there. Only the first is looked for:
             `axial_d2.data.check_datasets` looks for all.
     """
-    content = read_panoptic_json(json)
+    return dicts_of_panoptic(images, panoptic, json, read_panoptic_json(json))
+
+
+def dicts_of_panoptic(
+    images: PathLike, panoptic: PathLike, json: PathLike, content: Mapping[str, Any]
+) -> list[dict]:
+    """As `load_coco_panoptic_json`, from the content of a json.
+
+    Args:
+        images, panoptic: as there.
+        json: the file, for messages.
+        content: of it.
+    """
     metadata = panoptic_metadata(content["categories"])
     by_id = {image.get("id"): image for image in content["images"]}
     image_root, panoptic_root = full_path(images), full_path(panoptic)

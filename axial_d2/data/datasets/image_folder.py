@@ -9,7 +9,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .own import PathLike, full_path
+from .own import PathLike, datasets_root, full_path
 
 logger = logging.getLogger(__name__)
 
@@ -171,10 +171,9 @@ def register_imagenet() -> None:
     where that is not set, as for Detectron2's own datasets. A name that somebody has registered
     before stays theirs.
     """
-    base = os.environ.get("DETECTRON2_DATASETS", "datasets")
     for name, split in _IMAGENET.items():
         if name not in DatasetCatalog.list():
-            _register(name, full_path(os.path.join(base, "imagenet", split)), None)
+            _register(name, os.path.join(datasets_root(), "imagenet", split), None)
 
 
 def _register(name: str, root: str, classes: list[str] | None) -> None:

@@ -24,6 +24,11 @@ class Source(NamedTuple):
     stamps: tuple[tuple[int, int], ...]  # modification time in ns, size in bytes; by file read
 
 
+#: How the metadata of datasets whose classes stand in their files are filled in, by name: called
+#: when the classes are first asked for; raises a ValueError that names the file where one is
+#: missing or wrong.
+LAZY_CLASSES: dict[str, Callable[[], None]] = {}
+
 # What we registered ourselves, and so may replace. All other names belong to somebody else.
 _registered: dict[str, Source] = {}
 
@@ -56,6 +61,36 @@ def read_json(path: str, what: str) -> Any:
         raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from error
     except ValueError as error:  # both json's and the decoder's error
         raise ValueError(f"{path} is not a json file: {error}") from error
+
+
+def register_known(
+    name: str,
+    *,
+    load: Callable[[], list[dict[str, Any]]],
+    classes: Callable[[], Mapping[str, Any]],
+    **fields: Any,
+) -> None:
+    """Registers a known dataset, without looking whether it is there.
+
+    A name that somebody has registered before stays theirs.
+
+    Args:
+        name: of the dataset.
+        load: gives the dataset dicts.
+        classes: gives the metadata fields that stand in the dataset's files; called when they are
+            first asked for.
+        fields: the metadata that are known anyway.
+    """
+    if name in DatasetCatalog.list():
+        return
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(**fields)
+    LAZY_CLASSES[name] = lambda: MetadataCatalog.get(name).set(**classes()) and None
+
+
+def datasets_root() -> str:
+    """The folder of known datasets: $DETECTRON2_DATASETS, or "datasets" where that is not set."""
+    return full_path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def register_own(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from . import cityscapes
+from . import ade20k, cityscapes, coco, imagenet
 from .work import Outcome
 
 
@@ -15,9 +15,12 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
+    "ade20k": Recipe("panoptic files from the masks of classes and of instances", ade20k.prepare),
     "cityscapes": Recipe(
         "labelTrainIds and panoptic files of Cityscapes' fine annotations", cityscapes.prepare
     ),
+    "coco": Recipe("unpacks the panoptic pngs; masks of classes from them", coco.prepare),
+    "imagenet": Recipe("the loose validation pictures into class folders", imagenet.prepare),
 }
 
 __all__ = ["RECIPES", "Outcome", "Recipe"]
