@@ -3,7 +3,8 @@
 import contextlib
 import io
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,16 +27,48 @@ _METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 class _Matches(NamedTuple):
     """What pycocotools' accumulation reads of one class in one picture; A area ranges.
 
+    Packed as bytes: small arrays that stay, between large ones that come and go, keep the C
+    library from using freed memory again, which cost a megabyte a picture.
+
     Attributes:
-        scores: of the d best detections, falling.
-        matched, ignored: (A, T, d) bool, by IoU threshold.
-        truth_ignored: (A, g) bool, of the true instances.
+        scores: of the d best detections, falling, float64.
+        matched, ignored: (A, T, d) bits, by IoU threshold.
+        truth_ignored: (A, g) bits, of the true instances.
+        count: d, g.
     """
 
-    scores: np.ndarray
-    matched: np.ndarray
-    ignored: np.ndarray
-    truth_ignored: np.ndarray
+    scores: bytes
+    matched: bytes
+    ignored: bytes
+    truth_ignored: bytes
+    count: tuple[int, int]
+
+    def unpacked(self, ranges: int, thresholds: int) -> Iterator[dict[str, np.ndarray]]:
+        """An entry of pycocotools' evalImgs for each area range."""
+        found, true = self.count
+        scores = np.frombuffer(self.scores)
+        matched, ignored = (
+            _bits(packed, (ranges, thresholds, found)) for packed in (self.matched, self.ignored)
+        )
+        truth_ignored = _bits(self.truth_ignored, (ranges, true))
+        for index in range(ranges):
+            yield {
+                "dtScores": scores,
+                "dtMatches": matched[index],
+                "dtIgnore": ignored[index],
+                "gtIgnore": truth_ignored[index],
+            }
+
+
+def _bits(packed: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `np.packbits(...).tobytes()`."""
+    flat = np.unpackbits(np.frombuffer(packed, dtype=np.uint8), count=math.prod(shape))
+    return flat.reshape(shape).astype(bool)
+
+
+def _packed(entries: Iterable[Any]) -> bytes:
+    """Arrays of truth values, one after the other, as bits."""
+    return np.packbits(np.stack([np.asarray(e, dtype=bool) for e in entries])).tobytes()
 
 
 class InstanceEvaluator(DatasetEvaluator):
@@ -111,8 +144,7 @@ class InstanceEvaluator(DatasetEvaluator):
             return None
         pictures = {key: value for part in gathered for key, value in part.items()}
         every = [m for picture in pictures.values() for m in picture.values()]
-        num_true = sum(m.truth_ignored.shape[1] for m in every)
-        num_predicted = sum(len(m.scores) for m in every)
+        num_predicted, num_true = (sum(m.count[k] for m in every) for k in (0, 1))
         if num_predicted == 0:
             logger.warning("No instance was predicted in %d pictures: AP is 0.", len(pictures))
         if num_true == 0:
@@ -149,10 +181,11 @@ def _match(
     for index, category in enumerate(categories):
         each = comparison.evalImgs[index * ranges : (index + 1) * ranges]
         matches[category] = _Matches(
-            scores=np.array(each[0]["dtScores"]),
-            matched=np.stack([e["dtMatches"] != 0 for e in each]),
-            ignored=np.stack([e["dtIgnore"].astype(bool) for e in each]),
-            truth_ignored=np.stack([np.asarray(e["gtIgnore"], dtype=bool) for e in each]),
+            scores=np.array(each[0]["dtScores"], dtype=np.float64).tobytes(),
+            matched=_packed(e["dtMatches"] for e in each),
+            ignored=_packed(e["dtIgnore"] for e in each),
+            truth_ignored=_packed(e["gtIgnore"] for e in each),
+            count=(len(each[0]["dtScores"]), len(each[0]["gtIgnore"])),
         )
     return matches
 
@@ -169,16 +202,10 @@ def _accumulate(
     for category in categories:
         own = [picture[category] for picture in pictures if category in picture]
         params.catIds, params.imgIds = [category], list(range(max(1, len(own))))
-        comparison.evalImgs = [
-            {
-                "dtScores": m.scores,
-                "dtMatches": m.matched[k],
-                "dtIgnore": m.ignored[k],
-                "gtIgnore": m.truth_ignored[k],
-            }
-            for k in range(ranges)
-            for m in own
-        ] or [None] * ranges
+        # By area range, then by picture.
+        unpacked = [m.unpacked(ranges, len(params.iouThrs)) for m in own]
+        by_range = zip(*unpacked, strict=True)
+        comparison.evalImgs = [e for entries in by_range for e in entries] or [None] * ranges
         comparison._paramsEval = params
         with contextlib.redirect_stdout(io.StringIO()):
             comparison.accumulate(params)

@@ -37,7 +37,7 @@ class PanopticQualityEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         # By picture, since a sampler may deal one out twice to fill up.
-        self._counts: dict[Hashable, QualityCounts] = {}
+        self._counts: dict[Hashable, dict[int, QualityCounts]] = {}
 
     def process(self, inputs: Sequence[Mapping], outputs: Sequence[Mapping]) -> None:
         """Counts the matches of a batch.

@@ -15,21 +15,25 @@ _QUALITIES = ("pq", "sq", "rq")
 
 
 class QualityCounts(NamedTuple):
-    """What panoptic quality is made of, for some classes.
+    """What the panoptic quality of a class is made of.
 
     Attributes:
-        category: (n,) the classes, ascending.
-        iou: (n,) float64, sum over the matched pairs.
-        tp: (n,) int64, matched pairs.
-        fp: (n,) int64, predicted segments without a partner.
-        fn: (n,) int64, true segments without a partner.
+        iou: sum over the matched pairs.
+        tp: matched pairs.
+        fp: predicted segments without a partner.
+        fn: true segments without a partner.
     """
 
-    category: np.ndarray
-    iou: np.ndarray
-    tp: np.ndarray
-    fp: np.ndarray
-    fn: np.ndarray
+    iou: float = 0.0
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def plus(self, other: "QualityCounts") -> "QualityCounts":
+        """The counts of both."""
+        return QualityCounts(
+            self.iou + other.iou, self.tp + other.tp, self.fp + other.fp, self.fn + other.fn
+        )
 
 
 def count_matches(
@@ -37,7 +41,7 @@ def count_matches(
     truth_segments: Sequence[Mapping[str, Any]],
     predicted: np.ndarray,
     predicted_segments: Sequence[Mapping[str, Any]],
-) -> QualityCounts:
+) -> dict[int, QualityCounts]:
     """Matches the segments of one picture.
 
     A pair of one class matches where its intersection is more than half of its union, less what of
@@ -52,7 +56,7 @@ def count_matches(
         predicted_segments: mappings with `id` and `category_id`.
 
     Returns:
-        The counts of the classes that occur in either, crowds aside.
+        The counts by class, of those that occur in either, crowds aside.
 
     Raises:
         ValueError: the maps differ in size, an id of `predicted` is not listed, or one that is
@@ -67,10 +71,10 @@ def count_matches(
     true = {segment["id"]: segment for segment in truth_segments}
     found = {segment["id"]: segment for segment in predicted_segments}
     _check_listed(table.predicted_ids, found)
-    counts: dict[int, list[float]] = {}  # by class: iou, tp, fp, fn
+    counts: dict[int, QualityCounts] = {}
 
-    def count(category: int, column: int, value: float = 1) -> None:
-        counts.setdefault(category, [0.0, 0, 0, 0])[column] += value
+    def count(category: int, **more: Any) -> None:
+        counts[category] = counts.get(category, QualityCounts()).plus(QualityCounts(**more))
 
     void = table.on_void(true)
     matched_true, matched_found = set(), set()
@@ -84,8 +88,7 @@ def count_matches(
         area = table.true_area[a] if area is None else area
         union = table.predicted_area[b] + area - intersection - void.get(b, 0)
         if intersection > 0.5 * union:
-            count(category, 0, intersection / union)
-            count(category, 1)
+            count(category, iou=intersection / union, tp=1)
             matched_true.add(a)
             matched_found.add(b)
     crowds = {}
@@ -93,7 +96,7 @@ def count_matches(
         if segment.get("iscrowd", 0):
             crowds[segment["category_id"]] = key
         elif key not in matched_true:
-            count(segment["category_id"], 3)
+            count(segment["category_id"], fn=1)
     for key, segment in found.items():
         if key in matched_found:
             continue
@@ -101,8 +104,8 @@ def count_matches(
         if segment["category_id"] in crowds:
             forgiven += table.overlap(crowds[segment["category_id"]], key)
         if forgiven <= 0.5 * table.predicted_area[key]:
-            count(segment["category_id"], 2)
-    return _as_counts(counts)
+            count(segment["category_id"], fp=1)
+    return counts
 
 
 class _Overlaps:
@@ -148,38 +151,28 @@ def _check_listed(present: Sequence[int], found: Mapping[int, Any]) -> None:
         raise ValueError(f"predicted holds no pixel of segments that are listed: {absent[:5]}")
 
 
-def _as_counts(counts: Mapping[int, Sequence[float]]) -> QualityCounts:
-    categories = sorted(counts)
-    rows = np.array([counts[category] for category in categories], dtype=float).reshape(-1, 4)
-    iou, tp, fp, fn = rows.T  # (n, 4) -> 4 of (n,)
-    whole = (x.astype(np.int64) for x in (tp, fp, fn))
-    return QualityCounts(np.array(categories, dtype=np.int64), iou, *whole)
-
-
-def sum_counts(counts: Iterable[QualityCounts], classes: int) -> QualityCounts:
+def sum_counts(counts: Iterable[Mapping[int, QualityCounts]], classes: int) -> list[QualityCounts]:
     """Adds up pictures.
 
     Args:
-        counts: of each picture, whose classes are 0..classes-1.
+        counts: of each picture, by class 0..classes-1.
         classes: how many there are.
 
     Returns:
-        The counts of all classes, (classes,) each.
+        The counts of each class.
     """
-    total = QualityCounts(
-        np.arange(classes), np.zeros(classes), *(np.zeros(classes, dtype=np.int64) for _ in "123")
-    )
-    for each in counts:
-        for into, values in zip(total[1:], each[1:], strict=True):
-            into[each.category] += values
+    total = [QualityCounts()] * classes
+    for picture in counts:
+        for category, each in picture.items():
+            total[category] = total[category].plus(each)
     return total
 
 
-def panoptic_quality(total: QualityCounts, thing_ids: Iterable[int]) -> dict[str, Any]:
+def panoptic_quality(total: Sequence[QualityCounts], thing_ids: Iterable[int]) -> dict[str, Any]:
     """PQ, SQ and RQ from the counts of all classes (equations 1 and 2 of the paper).
 
     Args:
-        total: of `sum_counts`.
+        total: the counts of each class, as `sum_counts` gives them.
         thing_ids: the classes that are things.
 
     Returns:
@@ -188,7 +181,7 @@ def panoptic_quality(total: QualityCounts, thing_ids: Iterable[int]) -> dict[str
         (nan for a class that does not occur), tp, fp and fn.
     """
     per_class = []
-    for iou, tp, fp, fn in zip(*(x.tolist() for x in total[1:]), strict=True):
+    for iou, tp, fp, fn in total:
         pairs = tp + 0.5 * fp + 0.5 * fn
         nan = float("nan")
         values = (iou / pairs, iou / tp if tp else 0.0, tp / pairs) if pairs else (nan, nan, nan)
