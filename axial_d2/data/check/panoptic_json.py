@@ -103,6 +103,13 @@ def _segment_findings(
                 f"{label}: expected a number for {', '.join(missing)}, came {segment}",
             )
             continue
+        broken = [key for key in ("id", "category_id") if type(segment[key]) is not int]
+        if broken:
+            yield (
+                "segment whose ids are no whole numbers",
+                f"{label}: {broken[0]}: expected a whole number, came {segment[broken[0]]!r}",
+            )
+            continue
         key, category = segment["id"], segment["category_id"]
         if key in seen:
             yield (

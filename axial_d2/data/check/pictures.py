@@ -25,7 +25,7 @@ class SegmentRecord(NamedTuple):
     """What the json says of a segment; None where it does not."""
 
     area: int | None  # pixels
-    bbox: list[float] | None  # left, top, width, height
+    bbox: Any  # left, top, width, height
     category: int | None  # contiguous id
     crowd: bool
 
@@ -215,7 +215,7 @@ def _box_findings(record: Record, present: list[int], index: np.ndarray) -> Iter
     """Compares the json's boxes with those of the pixels."""
     for key, box in zip(present, boxes_of(index, len(present)), strict=True):
         segment = record.segments.get(key)
-        if segment is None or segment.bbox is None or list(segment.bbox) == box:
+        if segment is None or segment.bbox is None or segment.bbox == box:
             continue
         yield (
             "box that differs from the pixels",
