@@ -167,6 +167,9 @@ def _compare_categories(first: str, other: str) -> tuple[str, set[str]]:
 def category_findings(first: str, other: str) -> list[Finding]:
     """Says where the classes of two datasets differ.
 
+    Of a dataset that tells no instances apart the names alone count: all that it has is stuff, and
+    it scores the classes of things all the same.
+
     Args:
         first: the dataset whose classes are expected.
         other: the one that is compared with it.
@@ -176,7 +179,8 @@ def category_findings(first: str, other: str) -> list[Finding]:
         which other findings tell.
     """
     try:
-        mine, theirs = _classes(first), _classes(other)
+        kinds = segment_classes(other).truth != "semantic"
+        mine, theirs = _classes(first, kinds), _classes(other, kinds)
     except (ValueError, OSError):
         return []
     if mine == theirs:
@@ -190,9 +194,10 @@ def category_findings(first: str, other: str) -> list[Finding]:
     ]
 
 
-def _classes(name: str) -> list[str]:
+def _classes(name: str, kinds: bool) -> list[str]:
+    """The names of the classes, with their kinds where these are wanted."""
     classes = segment_classes(name)
     return [
-        f"'{text}' ({'thing' if index in classes.thing_ids else 'stuff'})"
+        f"'{text}' ({'thing' if index in classes.thing_ids else 'stuff'})" if kinds else f"'{text}'"
         for index, text in enumerate(classes.names)
     ]

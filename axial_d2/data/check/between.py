@@ -7,9 +7,8 @@ from detectron2.data import MetadataCatalog
 
 from ..datasets.image_folder import EXTENSIONS, is_picture
 from ..datasets.mask_folders import MASKS
-from ..segments import TRUTH_FILES
 from .findings import Finding, Tally
-from .pictures import Record
+from .pictures import Record, mask_files
 from .records import read_records
 
 # By the metadata's key of a folder: what may be in it, and what a file is that nothing names.
@@ -120,6 +119,5 @@ def _files(records: Iterable[Record]) -> set[str]:
         named.add(record.image_file)
         if record.png_file is not None:
             named.add(record.png_file)
-        entry = record.entry or {}
-        named.update(entry[key] for key in TRUTH_FILES if isinstance(entry.get(key), str))
+        named.update(mask_files(record))
     return {os.path.abspath(path) for path in named}

@@ -12,6 +12,7 @@ WARNINGS = frozenset(
         "category that is never used",
         "class without a segment",
         "file that no json names",
+        "instance without pixels",
         "mask without a picture",
         "picture without any thing",
         "picture without any segment",

@@ -1,7 +1,6 @@
 """Looks at the picture and the truth of one record of a dataset."""
 
 import hashlib
-import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from axial_d2.panoptic.encoding import boxes_of, compact_ids, rgb_to_id
 
 from ..classes import SegmentClasses
 from ..datasets.coco_panoptic import missing_file_hint
-from ..segments import TRUTH_FILES, read_segments
+from ..segments import read_segments
 from .findings import Finding, describe
 
 _EXIF_ORIENTATION = 274  # https://www.exiv2.org/tags.html
@@ -31,6 +30,8 @@ class SegmentRecord(NamedTuple):
     crowd: bool
 
 
+#: Keys of a dataset dict that name masks.
+MASK_FILES = ("sem_seg_file_name", "instance_file_name")
 #: Of a segment that is there, but has no class.
 UNKNOWN = SegmentRecord(None, None, None, False)
 
@@ -63,6 +64,12 @@ class Facts(NamedTuple):
     digest: bytes | None = None
 
 
+def mask_files(record: Record) -> list[str]:
+    """The masks of classes and instances that a record names."""
+    entry = record.entry or {}
+    return [os.fspath(entry[key]) for key in MASK_FILES if key in entry]
+
+
 def missing_files(record: Record) -> list[Finding]:
     """Says which files of a record are not there.
 
@@ -75,10 +82,8 @@ def missing_files(record: Record) -> list[Finding]:
     files = [("picture that is missing", record.image_file)]
     if record.png_file is not None:
         files.append(("png that is missing", record.png_file))
-    for key in TRUTH_FILES:
-        path = (record.entry or {}).get(key)
-        if isinstance(path, str) and path != record.png_file:
-            files.append(("mask that is missing", path))
+    for path in mask_files(record):
+        files.append(("mask that is missing", path))
     return [(kind, missing_file_hint(path)) for kind, path in files if not os.path.isfile(path)]
 
 
@@ -122,7 +127,7 @@ def _of_segments(record: Record, classes: SegmentClasses, size: tuple[int, int])
         segments = read_segments(record.entry, classes)
     except (ValueError, OSError) as error:
         return Facts([("truth that cannot be read", str(error))])
-    except (LookupError, TypeError) as error:  # of dicts from somebody's own loader
+    except (AttributeError, LookupError, TypeError) as error:  # of dicts from somebody's own loader
         text = f"{record.image_file}: {describe(error)}"
         return Facts([("truth that cannot be read", text)])
     came = segments.colors.shape[1], segments.colors.shape[0]
@@ -132,7 +137,7 @@ def _of_segments(record: Record, classes: SegmentClasses, size: tuple[int, int])
     found = [(s["category_id"], s["area"], bool(s["iscrowd"])) for s in segments.segments_info]
     pixels = size[0] * size[1]
     void = pixels - sum(area for _, area, _ in found)
-    return Facts(list(_annotation_findings(record)), found, void, pixels)
+    return Facts(list(_annotation_findings(record, size)), found, void, pixels)
 
 
 def _of_png(record: Record, size: tuple[int, int]) -> Facts:
@@ -183,13 +188,10 @@ def decode_picture(path: str, *, digest: bool) -> tuple[tuple[int, int], bool, b
         OSError, or whatever Pillow raises over a damaged file.
     """
     mark = None
-    source: Any = path
     if digest:
         with open(path, "rb") as file:
-            content = file.read()
-        mark = hashlib.blake2b(content, digest_size=16).digest()
-        source = io.BytesIO(content)
-    with Image.open(source) as picture:
+            mark = hashlib.blake2b(file.read(), digest_size=16).digest()
+    with Image.open(path) as picture:
         turned = picture.getexif().get(_EXIF_ORIENTATION) in _EXIF_SIDEWAYS
         size = picture.size[::-1] if turned else picture.size
         # An eighth of the size is all that is asked of a jpeg's decoder: it reads all of the file
@@ -238,25 +240,35 @@ def _listed(box: Any) -> list[Any] | None:
     return list(box) if isinstance(box, Iterable) else None
 
 
-def _annotation_findings(record: Record) -> Iterator[Finding]:
+def _annotation_findings(record: Record, size: tuple[int, int]) -> Iterator[Finding]:
     """Compares the boxes of instances with the extent of their polygons or codes."""
     assert record.entry is not None
     for index, annotation in enumerate(record.entry.get("annotations", ())):
-        box = annotation.get("bbox")
-        if box is None or annotation.get("bbox_mode") != BoxMode.XYWH_ABS:
-            continue
-        extent = _extent(annotation["segmentation"])
-        if extent is None or _near(box, extent):
-            continue
-        expected = [round(value, 1) for value in extent]
-        yield (
-            "box that differs from the pixels",
-            f"{record.image_file}: annotation {index}: expected about {expected}, came {box}",
-        )
+        extent, box = _extent(annotation["segmentation"]), annotation.get("bbox")
+        if extent is None or not _touches(extent, size):
+            yield "instance without pixels", f"{record.image_file}: annotation {index}"
+        elif (
+            box is not None
+            and annotation.get("bbox_mode") == BoxMode.XYWH_ABS
+            and not _near(box, extent)
+        ):
+            expected = [round(value, 1) for value in extent]
+            yield (
+                "box that differs from the pixels",
+                f"{record.image_file}: annotation {index}: expected about {expected}, came {box}",
+            )
+
+
+def _touches(extent: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether [left, top, width, height] has a part within a picture of (width, height)."""
+    return all(
+        begin < side and begin + length > 0
+        for begin, length, side in zip(extent[:2], extent[2:], size, strict=True)
+    )
 
 
 def _extent(segmentation: Any) -> list[float] | None:
-    """[left, top, width, height] of polygons or of a run-length code; None: no pixels at all.
+    """[left, top, width, height] of polygons, a code or an array; None: no pixels at all.
 
     `read_segments` has read the same segmentation, so its form is right.
     """
@@ -267,8 +279,8 @@ def _extent(segmentation: Any) -> list[float] | None:
             return None
         left, top = min(points[::2]), min(points[1::2])
         return [left, top, max(points[::2]) - left, max(points[1::2]) - top]
-    if not isinstance(segmentation, Mapping):
-        return None
+    if isinstance(segmentation, np.ndarray):
+        segmentation = rle.encode(np.asfortranarray(segmentation, dtype=np.uint8))
     code: Any = dict(segmentation)
     if isinstance(code["counts"], list):
         code = rle.frPyObjects(code, *code["size"])
