@@ -2,7 +2,6 @@
 """Goes through everything in datasets and says in words what is wrong, and how classes occur."""
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,8 +9,8 @@ from pathlib import Path
 # First: it makes Detectron2 ready for the libraries installed here. The checkout works uninstalled.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import axial_d2  # noqa: F401, I001
-from axial_d2.data.check import TINY, examine_datasets, report_text, save_chart, verdict
-from axial_d2.engine import SetupError, load_datasets, names_to_check
+from axial_d2.data.check import EXAMPLES, TINY, verdict
+from axial_d2.engine import SetupError, check_and_report
 
 _EXAMPLES = """\
 examples:
@@ -19,7 +18,8 @@ examples:
   %(prog)s --config-file my.yaml my_train --chart balance.png --json report.json
   %(prog)s cityscapes_fine_panoptic_train cityscapes_fine_panoptic_val
 
-The exit code is 0 when training can start, 1 when it cannot, 2 when the command is wrong.
+The exit code is 0 when training can start, 1 when it cannot, 2 when the command or its config is
+wrong, 130 after Ctrl-C, which ends with what was found so far.
 What each finding means: docs/check_dataset.md.
 """
 
@@ -35,52 +35,63 @@ def argument_parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help="datasets, those to train on first"
     )
     parser.add_argument("--config-file", metavar="FILE", help="a config that names datasets")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--tiny",
-        type=int,
+        type=_positive,
         default=TINY,
         metavar="N",
         help="instances of fewer pixels are told (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
+        "--examples",
+        type=_positive,
+        default=EXAMPLES,
+        metavar="N",
+        help="how many of each kind of finding are told (default: %(default)s)",
+    )
+    add(
         "--workers",
-        type=int,
+        type=_positive,
         default=min(8, os.cpu_count() or 1),
         metavar="N",
         help="threads (default: %(default)s)",
     )
-    parser.add_argument("--chart", metavar="FILE", help="draw the class balance (.png, .svg, .pdf)")
-    parser.add_argument("--json", metavar="FILE", help="write the report as json")
+    add("--chart", metavar="FILE", help="draw the class balance (.png, .svg, .pdf)")
+    add("--json", metavar="FILE", help="write the report as json")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def main() -> int:
     """Checks the datasets; returns the exit code."""
-    args = argument_parser().parse_args()
-    reports = []
+    args = argument_parser().parse_intermixed_args()
+    for stream in (sys.stdout, sys.stderr):  # names of files may have what a terminal cannot show
+        stream.reconfigure(errors="backslashreplace")
     try:
-        cfg = load_datasets(args.config_file)
-        names = names_to_check(cfg, args.names)
-        for report in examine_datasets(names, workers=args.workers, tiny=args.tiny):
-            reports.append(report)
-            print(f"{report_text(report)}\n", flush=True)
-        if args.json:
-            content = [report.as_dict() for report in reports]
-            Path(args.json).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            print(f"report: {args.json}")
-        if args.chart:
-            save_chart(reports, args.chart)
-            print(f"chart:  {args.chart}")
+        reports = check_and_report(
+            args.names,
+            config_file=args.config_file,
+            workers=args.workers,
+            tiny=args.tiny,
+            examples=args.examples,
+            chart_file=args.chart,
+            json_file=args.json,
+        )
     except SetupError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("Stopped before the end.", file=sys.stderr)
         return 130
     print(verdict(reports))
+    if any(report.stopped for report in reports):
+        return 130
     return 0 if all(report.fit for report in reports) else 1
 
 

@@ -3,6 +3,7 @@
 from axial_d2.engine.checks import names_to_check
 from axial_d2.engine.conversion import Conversion, convert_csrhddlam
 from axial_d2.engine.data_sheets import draw_training_data
+from axial_d2.engine.dataset_check import check_and_report
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.launch import launch, under_torchrun
 from axial_d2.engine.main import train_or_evaluate
@@ -24,6 +25,7 @@ __all__ = [
     "SetupError",
     "Trainer",
     "argument_parser",
+    "check_and_report",
     "convert_csrhddlam",
     "draw_dataset",
     "draw_files",

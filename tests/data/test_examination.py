@@ -87,7 +87,7 @@ KINDS = {
     ),
     "stuff class with several segments in a picture": (
         lambda root: edit(root, lambda c: segments(c)[1].update(category_id=7)),
-        "000.png: expected one segment of category 7, came 300 too",
+        "000.png: expected one segment of category 7 ('road'), came 300 too",
     ),
     "stuff segment that is a crowd": (
         lambda root: edit(root, lambda c: segments(c)[0].update(iscrowd=1)),
@@ -99,7 +99,7 @@ KINDS = {
     ),
     "picture that occurs twice": (
         lambda root: (root / "images/002.jpeg").write_bytes((root / "images/000.jpg").read_bytes()),
-        "images/002.jpeg: also ",
+        "images/002.jpeg: the same as ",
     ),
     "tiny instance": (None, "000.jpg: person of 56 pixels"),
 }
@@ -166,8 +166,8 @@ def test_two_datasets_are_compared(tmp_path, register):
     names = register(train), register(shared)
     first, second = examine(*names)
     assert first.tally.counts == {}
-    assert second.tally.counts == {"picture that occurs twice": 3}
-    assert f"of '{names[0]}'" in second.tally.texts["picture that occurs twice"][0]
+    assert second.tally.counts == {"picture that another dataset has too": 3}
+    assert f"of '{names[0]}'" in second.tally.texts["picture that another dataset has too"][0]
     edit(tmp_path / "val", lambda c: c["categories"].reverse())
     first, second = examine(register(train), register(val))
     assert second.tally.counts["category that differs"] == 4 and not second.fit
@@ -203,19 +203,31 @@ def test_masks_and_annotations(tmp_path, register):
 
 
 def test_class_folders(tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        for index in range(3):
-            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{index}.png")
+    for kind, number in (("cat", 3), ("dog", 4)):
+        (tmp_path / kind).mkdir()
+        for index in range(number):
+            Image.new("RGB", (8, 8 + index + 4 * number)).save(tmp_path / kind / f"{index}.png")
     name = f"examination_{next(_numbers)}"
     register_image_folder(name, tmp_path)
     try:
         (report,) = examine(name)
-        assert report.fit and report.pictures == 6
+        assert report.fit and report.tally.counts == {} and report.pictures == 7
+        assert report.folders == {"cat": 3, "dog": 4}
+        assert "pictures of a class: 3 to 4" in report_text(report)
+        save_chart([report], str(tmp_path / "chart.png"))
         (tmp_path / "dog/2.png").write_bytes(b"no png")  # not the first of its class
+        (tmp_path / "dog/3.png").write_bytes((tmp_path / "cat/0.png").read_bytes())
         (report,) = examine(name)
-        assert report.tally.counts == {"picture that cannot be read": 1}
-        assert "dog/2.png" in report.tally.texts["picture that cannot be read"][0]
+        assert report.tally.counts == {
+            "picture that cannot be read": 1,
+            "picture that occurs twice": 1,
+        }
+        assert "dog/2.png: cannot identify" in report.tally.texts["picture that cannot be read"][0]
+        for path in (tmp_path / "cat").iterdir():
+            path.unlink()
+        (report,) = examine(name)
+        assert "in cat" in report.tally.texts["class folder without a picture"][0]
+        assert report.tally.counts["picture that cannot be read"] == 1  # the others are looked at
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

@@ -133,7 +133,7 @@ DAMAGES = [
     Damage("segment id is a fraction", _segment(id=1.5), ("001.png", "1.5"), (_JSON, "1.5")),
     Damage("segment id is a text", _segment(id="1"), ("001.png", "id"), (_JSON, "id")),
     Damage("segment id is NaN", _segment(id=float("nan")), ("001.png", "nan"), (_JSON, "nan")),
-    Damage("segment id is true", _segment(id=True), ("001.png",), (_JSON, "True")),
+    Damage("segment id is true", _segment(id=True), (_JSON, "True")),
     Damage("two segments with one id", edit(lambda c: segment(c, 1).update(id=1)),
            ("001.png", "1 again"), ("001.png", "segments_info")),
     Damage("unknown category", _segment(category_id=99), ("001.png", "99"), (_JSON, "99")),

@@ -12,7 +12,7 @@ from ..classes import is_segmentation, segment_classes
 from ..datasets.image_folder import is_image_folder
 from ..datasets.own import file_stamp
 from ..parallel import in_threads
-from .findings import FATAL, WARNINGS, Finding, Tally
+from .findings import FATAL, Finding, Tally
 from .folders import class_findings, folder_findings
 from .pictures import Record, examine, missing_files
 from .records import read_records
@@ -34,7 +34,7 @@ def check_datasets(names: Iterable[str], *, max_decoded: int = MAX_DECODED) -> N
     and truth are decoded for all up to `max_decoded` pictures, and for a seeded sample of that many
     where there are more. A dataset that was found right is not looked at again in this process
     until its json changes. Of class folders the names are compared, and the first picture of each
-    is decoded. Datasets of other kinds are passed over. `examine_dataset` looks at everything.
+    is decoded. Datasets of other kinds are passed over. `examine_datasets` looks at everything.
 
     Args:
         names: registered names, those to train on first: the categories of all others are compared
@@ -82,28 +82,32 @@ def _check_dataset(name: str, max_decoded: int) -> tuple[str, set[str]]:
     if key in _passed:
         return "", set()
     start = time.perf_counter()
-    findings: list[Finding] = []
+    tally = Tally()
     try:
-        records = read_records(name, findings)
+        records = read_records(name, tally)
         classes = segment_classes(name)
-    except (ValueError, AssertionError, OSError) as error:  # Detectron2's loaders assert
-        return report(name, json, [("the dataset cannot be loaded", str(error))])
+    except (ValueError, OSError) as error:
+        tally.add_one("the dataset cannot be loaded", str(error))
+        return report(name, json, tally)
     empty = [r.image_file for r in records if r.png_file is not None and not r.segments]
     if empty:
         logger.warning(
             "'%s': %d of %d pictures have no segment, the first: %s",
             name, len(empty), len(records), empty[0],
         )  # fmt: skip
+    whole = []
     for record in records:
-        findings += missing_files(record)
-    chosen = _chosen(name, records, max_decoded)
+        missing = missing_files(record)
+        tally.add(missing)
+        if not missing:
+            whole.append(record)
+    chosen = _chosen(name, whole, max_decoded)
     for _, facts in in_threads(lambda record: examine(record, classes), chosen, _WORKERS):
         if isinstance(facts, Exception):
             raise facts
-        findings += facts.findings
-    findings = [finding for finding in findings if finding[0] not in WARNINGS]
-    if findings:
-        return report(name, json, findings)
+        tally.add(facts.findings)
+    if tally.kinds(warnings=False):
+        return report(name, json, tally)
     # What depends on files whose versions are not known is looked at again.
     if json:
         _passed.add(key)
@@ -126,28 +130,28 @@ def _chosen(name: str, records: Sequence[Record], max_decoded: int) -> Sequence[
 
 def _check_folders(first: str, name: str, max_decoded: int) -> tuple[str, set[str]]:
     """As `_check_dataset`, for one of class folders; they are compared with those of `first`."""
-    findings = folder_findings(name, max_decoded)
-    if not findings and name != first:
-        findings = class_findings(first, name)
-    return report(name, MetadataCatalog.get(name).get("image_root", ""), findings)
+    tally = Tally(folder_findings(name, max_decoded))
+    if not tally.counts and name != first:
+        tally.add(class_findings(first, name))
+    return report(name, MetadataCatalog.get(name).get("image_root", ""), tally)
 
 
-def report(name: str, source: str, findings: Sequence[Finding]) -> tuple[str, set[str]]:
+def report(name: str, source: str, tally: Tally) -> tuple[str, set[str]]:
     """The faults by kind, each with its number and the first few examples.
 
     Args:
         name: of the dataset.
         source: its json or folder.
-        findings: its faults.
+        tally: what was found; warnings are left out.
 
     Returns:
-        The text, "" without any, and the kinds.
+        The text, "" without any fault, and the kinds.
     """
-    if not findings:
+    kinds = tally.kinds(warnings=False)
+    if not kinds:
         return "", set()
-    tally = Tally(findings)
-    lines = [f"The data of '{name}' ({source}) are not right:", *tally.lines(tally.counts)]
-    return "\n".join(lines), set(tally.counts)
+    lines = [f"The data of '{name}' ({source}) are not right:", *tally.lines(kinds)]
+    return "\n".join(lines), set(kinds)
 
 
 def _compare_categories(first: str, other: str) -> tuple[str, set[str]]:
@@ -155,12 +159,16 @@ def _compare_categories(first: str, other: str) -> tuple[str, set[str]]:
     findings = category_findings(first, other)
     if not findings:
         return "", set()
-    text, kinds = report(other, MetadataCatalog.get(other).get("panoptic_json", ""), findings)
+    source = MetadataCatalog.get(other).get("panoptic_json", "")
+    text, kinds = report(other, source, Tally(findings))
     return f"{text}\n  expected are the categories of '{first}', in their order", kinds
 
 
 def category_findings(first: str, other: str) -> list[Finding]:
     """Says where the classes of two datasets differ.
+
+    Of a dataset that tells no instances apart the names alone count: all that it has is stuff, and
+    it scores the classes of things all the same.
 
     Args:
         first: the dataset whose classes are expected.
@@ -171,7 +179,8 @@ def category_findings(first: str, other: str) -> list[Finding]:
         which other findings tell.
     """
     try:
-        mine, theirs = _classes(first), _classes(other)
+        kinds = segment_classes(other).truth != "semantic"
+        mine, theirs = _classes(first, kinds), _classes(other, kinds)
     except (ValueError, OSError):
         return []
     if mine == theirs:
@@ -185,9 +194,10 @@ def category_findings(first: str, other: str) -> list[Finding]:
     ]
 
 
-def _classes(name: str) -> list[str]:
+def _classes(name: str, kinds: bool) -> list[str]:
+    """The names of the classes, with their kinds where these are wanted."""
     classes = segment_classes(name)
     return [
-        f"'{text}' ({'thing' if index in classes.thing_ids else 'stuff'})"
+        f"'{text}' ({'thing' if index in classes.thing_ids else 'stuff'})" if kinds else f"'{text}'"
         for index, text in enumerate(classes.names)
     ]

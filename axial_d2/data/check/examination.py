@@ -1,270 +1,175 @@
 """A look at everything in some datasets: faults, class balance, pictures that occur twice."""
 
 import array
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from detectron2.data import MetadataCatalog
 from tqdm import tqdm
 
 from ..classes import SegmentClasses, segment_classes
-from ..datasets.image_folder import EXTENSIONS, classes_of, is_image_folder, is_picture, pictures_of
+from ..datasets.image_folder import is_image_folder
 from ..parallel import in_threads
-from ..pictures import UNREADABLE
 from .before_training import category_findings
-from .findings import Finding, Tally
-from .folders import class_findings, folder_findings
-from .pictures import Facts, Record, decode_picture, examine, missing_files
+from .between import Duplicates, StrayFiles
+from .findings import EXAMPLES, Finding, Tally
+from .folders import examine_folders
+from .pictures import Facts, Record, examine, missing_files
 from .records import read_records
+from .report import ClassBalance, DatasetReport
 
 #: Instances of fewer pixels are told as tiny: a 4x4 square, one cell of the network's output.
 TINY = 16
 _MOSTLY_VOID = 0.5
 
 
-class ClassBalance(NamedTuple):
-    """What one class has in a dataset.
-
-    Attributes:
-        name: of the class.
-        isthing: whether it has instances.
-        pictures: in how many it occurs.
-        segments: how many there are, crowds aside.
-        crowds: how many of those.
-        share: of all pixels that have a class, 0 to 1.
-        median_area: of its segments, crowds aside, in pixels; nan without any.
-    """
-
-    name: str
-    isthing: bool
-    pictures: int
-    segments: int
-    crowds: int
-    share: float
-    median_area: float
-
-
-class DatasetReport(NamedTuple):
-    """What was found in one dataset.
-
-    Attributes:
-        name: of the dataset.
-        source: its json or folder.
-        pictures: how many it has.
-        tally: its findings.
-        balance: per class; None for class folders and datasets that cannot be loaded.
-        void: mean share of pixels without a class, 0 to 1; nan without any picture.
-    """
-
-    name: str
-    source: str
-    pictures: int
-    tally: Tally
-    balance: list[ClassBalance] | None
-    void: float
-
-    @property
-    def fit(self) -> bool:
-        """Whether a training can start with it."""
-        return not self.tally.kinds(warnings=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a json."""
-        balance = None
-        if self.balance is not None:
-            balance = [
-                {k: None if v != v else v for k, v in each._asdict().items()}
-                for each in self.balance
-            ]
-        return {
-            "name": self.name,
-            "source": self.source,
-            "pictures": self.pictures,
-            "training_can_start": self.fit,
-            "findings": self.tally.as_dict(),
-            "classes": balance,
-            "mean_void_share": None if self.void != self.void else self.void,
-        }
-
-
 def examine_datasets(
-    names: Sequence[str], *, workers: int, tiny: int = TINY
+    names: Sequence[str], *, workers: int, tiny: int = TINY, examples: int = EXAMPLES
 ) -> Iterator[DatasetReport]:
     """Goes through everything in some datasets, under a progress bar.
+
+    Broken off by Ctrl-C, it gives a report of what was found so far, and ends.
 
     Args:
         names: registered datasets of segmentation or of class folders, those to train on first.
         workers: threads.
         tiny: instances of fewer pixels are told.
+        examples: how many of each kind of finding are told.
 
     Yields:
-        A report of each. Its memory grows by some bytes a segment and by about a hundred a picture.
+        A report of each. Beside what its json needs, memory grows by 8 bytes a segment and by about
+        300 a picture.
     """
-    seen: dict[bytes, tuple[str, str]] = {}  # by digest: dataset and picture
-    named = _files_named(names)
+    names = list(dict.fromkeys(names))
+    duplicates, strays = Duplicates(), StrayFiles(names)
     first: dict[bool, str] = {}
     for name in names:
         folders = is_image_folder(name)
         expected = first.setdefault(folders, name)
+        tally = Tally(examples=examples)
         if folders:
-            yield _examine_folders(name, expected, workers)
+            report = examine_folders(name, expected, workers, tally, duplicates)
         else:
-            yield _Examination(name, tiny, seen, named).report(expected, workers)
-
-
-def _files_named(names: Iterable[str]) -> set[str]:
-    """The files that any of the datasets names: two may share a folder."""
-    named = set()
-    for name in names:
-        if is_image_folder(name):
-            continue
-        try:
-            for record in read_records(name, []):
-                named |= {record.image_file, str(record.png_file)}
-        except (ValueError, AssertionError, OSError):
-            continue
-    return {os.path.normpath(path) for path in named}
+            report = _Examination(name, tally, tiny, duplicates, strays).report(expected, workers)
+        yield report
+        if report.stopped:
+            return
 
 
 class _Examination:
     """Goes through one dataset of segmentation."""
 
-    def __init__(self, name: str, tiny: int, seen: dict[bytes, tuple[str, str]], named: set[str]):
-        self._name, self._tiny, self._seen, self._named = name, tiny, seen, named
-        self._metadata = MetadataCatalog.get(name)
-        self._tally = Tally()
+    def __init__(
+        self, name: str, tally: Tally, tiny: int, duplicates: Duplicates, strays: StrayFiles
+    ):
+        self._name, self._tally, self._tiny = name, tally, tiny
+        self._duplicates, self._strays = duplicates, strays
         self._void = 0.0
         self._judged = 0  # pictures whose truth could be read
 
     def report(self, expected: str, workers: int) -> DatasetReport:
         """Examines it; its classes are compared with those of the dataset `expected`."""
-        findings: list[Finding] = []
+        metadata = MetadataCatalog.get(self._name)
+        keys = ("panoptic_json", "instances_json", "json_file", "image_root", "image_dir")
+        source = next((s for s in map(metadata.get, keys) if s), "")
         try:
-            records = read_records(self._name, findings)
+            records = read_records(self._name, self._tally)
             classes = segment_classes(self._name)
-        except (ValueError, AssertionError, OSError) as error:  # Detectron2's loaders assert
-            self._tally.add([("the dataset cannot be loaded", str(error))])
-            return self._finished(0, None)
-        self._tally.add(findings)
+        except (ValueError, OSError) as error:
+            self._tally.add_one("the dataset cannot be loaded", str(error))
+            return DatasetReport(self._name, source, 0, self._tally)
         self._tally.add(category_findings(expected, self._name))
+        self._start(classes)
+        looked_at = self._look(records, workers)
+        stopped = looked_at < len(records)
+        balance = self._balance()
+        if not stopped:
+            self._tally.add(self._strays.find(self._name, records))
+            if "category that is never used" not in self._tally.counts:
+                unused = [each.name for each in balance if not each.pictures]
+                self._tally.add(("class without a segment", f"'{name}'") for name in unused)
+        void = self._void / self._judged if self._judged else float("nan")
+        return DatasetReport(
+            self._name, source, looked_at, self._tally, balance, void, self._small(), None, stopped
+        )
+
+    def _start(self, classes: SegmentClasses) -> None:
         count = len(classes.names)
+        self._classes, self._things = classes, frozenset(classes.thing_ids)
         self._areas = [array.array("q") for _ in range(count)]
         self._pictures, self._crowds = np.zeros((2, count), dtype=np.int64)
         self._pixels = np.zeros(count, dtype=np.int64)
 
+    def _look(self, records: Sequence[Record], workers: int) -> int:
+        """Goes through the pictures; gives how many it has seen, fewer than all after Ctrl-C."""
+
         def look(record: Record) -> tuple[list[Finding], Facts]:
-            return missing_files(record), examine(record, classes, digest=True)
+            missing = missing_files(record)
+            # Where one of its files is missing, there is nothing to compare.
+            return missing, Facts([]) if missing else examine(record, self._classes, digest=True)
 
-        with tqdm(total=len(records), desc=self._name, unit="picture", dynamic_ncols=True) as bar:
-            for record, seen in in_threads(look, records, workers):
-                if isinstance(seen, Exception):
-                    self._tally.add([("picture that cannot be read", str(seen))])
-                else:
-                    self._add(record, *seen, classes)
-                bar.update()
-        self._tally.add(self._without_a_name())
-        balance = self._balance(classes)
-        self._tally.add(
-            ("class without a segment", f"'{each.name}'")
-            for each in balance
-            if not each.pictures and "category that is never used" not in self._tally.counts
-        )
-        return self._finished(len(records), balance)
+        looked_at = 0
+        with tqdm(total=len(records), desc=self._name, unit=" pictures", dynamic_ncols=True) as bar:
+            try:
+                for record, seen in in_threads(look, records, workers):
+                    if isinstance(seen, Exception):
+                        text = f"{record.image_file}: {seen}"
+                        self._tally.add_one("picture that cannot be read", text)
+                    else:
+                        self._add(record, *seen)
+                    looked_at += 1
+                    bar.update()
+            except KeyboardInterrupt:
+                pass
+        return looked_at
 
-    def _add(
-        self, record: Record, missing: list[Finding], facts: Facts, classes: SegmentClasses
-    ) -> None:
+    def _add(self, record: Record, missing: list[Finding], facts: Facts) -> None:
         """Counts what one picture has."""
         self._tally.add(missing)
         self._tally.add(facts.findings)
         file = record.image_file
         if facts.digest is not None:
-            other = self._seen.setdefault(facts.digest, (self._name, file))
-            if other != (self._name, file):
-                self._tally.add(
-                    [("picture that occurs twice", f"{file}: also {other[1]} of '{other[0]}'")]
-                )
+            self._tally.add(self._duplicates.add(self._name, file, facts.digest))
         if not facts.pixels:
             return
         self._judged += 1
         share = facts.void / facts.pixels
         self._void += share
-        things = [s for s in facts.segments if s[0] in classes.thing_ids]
-        if not facts.segments:
-            self._tally.add([("picture without any segment", file)])
-        elif not things and classes.thing_ids:
-            self._tally.add([("picture without any thing", file)])
+        found = {category for category, _, _ in facts.segments}
+        if not found:
+            self._tally.add_one("picture without any segment", file)
+        elif self._things and not found & self._things:
+            self._tally.add_one("picture without any thing", file)
         if share > _MOSTLY_VOID:
-            self._tally.add([("picture that is mostly void", f"{file}: {share:.0%}")])
+            self._tally.add_one("picture that is mostly void", f"{file}: {share:.0%}")
         for category, area, crowd in facts.segments:
             self._pixels[category] += area
             if crowd:
                 self._crowds[category] += 1
                 continue
             self._areas[category].append(area)
-            if area < self._tiny and category in classes.thing_ids:
-                text = f"{file}: {classes.names[category]} of {area} pixels"
-                self._tally.add([("tiny instance", text)])
-        for category in {category for category, _, _ in facts.segments}:
-            self._pictures[category] += 1
+            if area < self._tiny and category in self._things:
+                text = f"{file}: {self._classes.names[category]} of {area} pixels"
+                self._tally.add_one("tiny instance", text)
+        self._pictures[list(found)] += 1
 
-    def _without_a_name(self) -> Iterator[Finding]:
-        """Files in the dataset's folders that no dataset names."""
-        for key, extensions in (("image_root", EXTENSIONS), ("panoptic_root", (".png",))):
-            root = self._metadata.get(key)
-            if "panoptic_json" not in vars(self._metadata) or root is None:
-                continue
-            for folder, _, files in os.walk(root):
-                for file in sorted(files):
-                    path = os.path.normpath(os.path.join(folder, file))
-                    if is_picture(file, extensions) and path not in self._named:
-                        yield "file that no json names", path
+    def _small(self) -> dict[int, int]:
+        """How many instances are below some sizes: one, four and sixteen times the tiny one."""
+        areas = [np.asarray(self._areas[category]) for category in self._things]
+        sizes = (self._tiny, 4 * self._tiny, 16 * self._tiny)
+        return {size: sum(int((each < size).sum()) for each in areas) for size in sizes}
 
-    def _balance(self, classes: SegmentClasses) -> list[ClassBalance]:
+    def _balance(self) -> list[ClassBalance]:
         total = max(1, int(self._pixels.sum()))
         return [
             ClassBalance(
                 name,
-                index in classes.thing_ids,
+                index in self._things,
                 int(self._pictures[index]),
                 len(self._areas[index]),
                 int(self._crowds[index]),
                 float(self._pixels[index] / total),
                 float(np.median(self._areas[index])) if self._areas[index] else float("nan"),
             )
-            for index, name in enumerate(classes.names)
+            for index, name in enumerate(self._classes.names)
         ]
-
-    def _finished(self, pictures: int, balance: list[ClassBalance] | None) -> DatasetReport:
-        keys = ("panoptic_json", "instances_json", "json_file", "image_root", "image_dir")
-        source = next((s for s in map(self._metadata.get, keys) if s), "")
-        void = self._void / self._judged if self._judged else float("nan")
-        return DatasetReport(self._name, source, pictures, self._tally, balance, void)
-
-
-def _examine_folders(name: str, expected: str, workers: int) -> DatasetReport:
-    """One dataset of class folders, every picture of it."""
-    tally = Tally(folder_findings(name, max_decoded=0))
-    root = MetadataCatalog.get(name).get("image_root", "")
-    count = 0
-    if not tally.counts:
-        if name != expected:
-            tally.add(class_findings(expected, name))
-        files = (path for folder in classes_of(name) for path in pictures_of(root, folder))
-        with tqdm(desc=name, unit="picture", dynamic_ncols=True) as bar:
-            for path, seen in in_threads(_try_to_decode, files, workers):
-                count += 1
-                if seen is not None:
-                    tally.add([("picture that cannot be read", f"{path}: {seen}")])
-                bar.update()
-    return DatasetReport(name, root, count, tally, None, float("nan"))
-
-
-def _try_to_decode(path: str) -> str | None:
-    try:
-        decode_picture(path)
-    except UNREADABLE as error:
-        return str(error)
-    return None

@@ -12,6 +12,7 @@ WARNINGS = frozenset(
         "category that is never used",
         "class without a segment",
         "file that no json names",
+        "instance without pixels",
         "mask without a picture",
         "picture without any thing",
         "picture without any segment",
@@ -19,6 +20,7 @@ WARNINGS = frozenset(
         "stuff class with several segments in a picture",
         "stuff segment that is a crowd",
         "tiny instance",
+        "picture that another dataset has too",
         "picture that occurs twice",
     }
 )
@@ -36,6 +38,18 @@ FATAL = frozenset(
     }
 )
 EXAMPLES = 3
+
+
+def describe(error: Exception) -> str:
+    """An error in words, with its type where the words alone do not tell (as a KeyError's).
+
+    Args:
+        error: that was raised; an OSError without the file's name, which the message has already.
+    """
+    text = getattr(error, "strerror", None) or str(error)
+    if text and isinstance(error, AssertionError | OSError | SyntaxError | ValueError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Tally:
@@ -59,10 +73,19 @@ class Tally:
             findings: kind and text of each.
         """
         for kind, text in findings:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-            texts = self.texts.setdefault(kind, [])
-            if len(texts) < self._examples:
-                texts.append(text)
+            self.add_one(kind, text)
+
+    def add_one(self, kind: str, text: str) -> None:
+        """Counts a finding.
+
+        Args:
+            kind: of fault.
+            text: what was expected and what came.
+        """
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        texts = self.texts.setdefault(kind, [])
+        if len(texts) < self._examples:
+            texts.append(text)
 
     def kinds(self, *, warnings: bool) -> list[str]:
         """The kinds found, in their order of appearance.

@@ -1,73 +1,96 @@
 """Faults that a panoptic json shows by itself, and what it says of each picture."""
 
+import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
-from .findings import Finding
-from .pictures import Record, SegmentRecord
+from .findings import Finding, Tally
+from .pictures import UNKNOWN, Record, SegmentRecord
+
+_FIELDS = ("id", "category_id", "iscrowd", "area")
+_fields_of = operator.itemgetter(*_FIELDS)
+_NUMBERS = {int, float, bool}
 
 
-def records_of_json(
-    metadata: Any, content: Mapping[str, Any], findings: list[Finding]
-) -> list[Record]:
+def records_of_json(metadata: Any, content: Mapping[str, Any], tally: Tally) -> list[Record]:
     """What the json says of each picture.
 
     Args:
         metadata: of the dataset, with image_root and panoptic_root.
         content: of the json, its form being right (see `read_panoptic_json`).
-        findings: the json's own faults are added to these.
+        tally: the json's own faults are added to it.
 
     Returns:
         A record of each annotation that can be compared with its files.
     """
     images = {}
     for image in content["images"]:
-        findings += _image_findings(image, images)
+        tally.add(_image_findings(image, images))
         if isinstance(image.get("id"), int | str):
             images.setdefault(image["id"], image)
     categories = {category["id"]: index for index, category in enumerate(content["categories"])}
-    stuff = {category["id"] for category in content["categories"] if not category["isthing"]}
+    stuff = {
+        category["id"]: f"category {category['id']} ('{category['name']}')"
+        for category in content["categories"]
+        if not category["isthing"]
+    }
     records, annotated, used = [], set(), set()
     for index, annotation in enumerate(content["annotations"]):
         label = annotation.get("file_name", f"annotations[{index}]")
         key = annotation.get("image_id")
         known = isinstance(key, int | str) and key in images
         if not known or not isinstance(annotation.get("file_name"), str):
-            findings.append(
-                (
-                    "annotation that belongs to no image",
-                    f"{label}: expected a file_name and the image_id of one of the json's images, "
-                    f"came image_id {key!r}",
-                )
+            text = "expected a file_name and the image_id of one of the json's images"
+            tally.add_one(
+                "annotation that belongs to no image", f"{label}: {text}, came image_id {key!r}"
             )
             continue
         if key in annotated:
-            findings.append(
-                ("image with several annotations", f"{label}: image {key} has one before")
-            )
+            tally.add_one("image with several annotations", f"{label}: image {key} has one before")
         annotated.add(key)
-        segments = annotation["segments_info"]
-        findings += _segment_findings(label, segments, categories, stuff)
-        used |= {s["category_id"] for s in segments if _is_whole(s, "category_id")}
-        records.append(_record(metadata, images[key], annotation, categories))
-    findings += [
+        segments, others = [], []  # those that have all fields, and those that do not
+        for segment in annotation["segments_info"]:
+            (segments if _is_whole(segment) else others).append(segment)
+        tally.add(_incomplete(label, segment) for segment in others)
+        tally.add(segment_findings(label, segments, categories, stuff))
+        used.update(segment["category_id"] for segment in segments)
+        record = _record(metadata, images[key], annotation["file_name"], segments, categories)
+        if record is not None:
+            records.append(record)
+            ids = [s["id"] for s in others if isinstance(s, dict) and type(s.get("id")) in _NUMBERS]
+            record.segments.update(dict.fromkeys(ids, UNKNOWN))
+    tally.add(
         ("image without annotation", f"{image.get('file_name')}: expected one, came none")
         for key, image in images.items()
         if key not in annotated
-    ]
-    findings += [
+    )
+    tally.add(
         ("category that is never used", f"'{category['name']}' (id {category['id']})")
         for category in content["categories"]
         if category["id"] not in used
-    ]
+    )
     if not content["images"]:
-        findings.append(("no image", "expected at least one, came none"))
-    return [record for record in records if record is not None]
+        tally.add_one("no image", "expected at least one, came none")
+    return records
 
 
-def _is_whole(segment: Any, key: str) -> bool:
-    return isinstance(segment, dict) and type(segment.get(key)) is int
+def _is_whole(segment: Any) -> bool:
+    """Whether a segment has a number for each field; the evaluation reads all four."""
+    try:
+        return {*map(type, _fields_of(segment))} <= _NUMBERS
+    except (KeyError, TypeError):
+        return False
+
+
+def _incomplete(label: str, segment: Any) -> Finding:
+    missing = [
+        key
+        for key in _FIELDS
+        if not isinstance(segment, dict) or type(segment.get(key)) not in _NUMBERS
+    ]
+    text = f"{label}: expected a number for {', '.join(missing)}, came {segment}"
+    return "segment without its fields", text
 
 
 def _image_findings(image: Mapping[str, Any], seen: Mapping[Any, Any]) -> Iterator[Finding]:
@@ -85,31 +108,23 @@ def _image_findings(image: Mapping[str, Any], seen: Mapping[Any, Any]) -> Iterat
         )
 
 
-def _segment_findings(
-    label: str, segments: Sequence[Any], categories: Mapping[int, int], stuff: set[int]
+def segment_findings(
+    label: str,
+    segments: Iterable[Mapping[str, Any]],
+    categories: Container[int],
+    stuff: Mapping[int, str],
 ) -> Iterator[Finding]:
-    """Faults of the segments of one picture that the json alone shows."""
+    """Faults of the segments of one picture that can be seen without its files.
+
+    Args:
+        label: of the picture.
+        segments: with ``id``, ``category_id`` and, for a crowd, ``iscrowd``.
+        categories: ids of all.
+        stuff: those of stuff, each with its name for messages.
+    """
     seen: set[int] = set()
     seen_stuff: set[int] = set()
     for segment in segments:
-        missing = [
-            key
-            for key in ("id", "category_id", "iscrowd", "area")
-            if not isinstance(segment, dict) or not isinstance(segment.get(key), int | float)
-        ]
-        if missing:  # the evaluation reads all four
-            yield (
-                "segment without its fields",
-                f"{label}: expected a number for {', '.join(missing)}, came {segment}",
-            )
-            continue
-        broken = [key for key in ("id", "category_id") if type(segment[key]) is not int]
-        if broken:
-            yield (
-                "segment whose ids are no whole numbers",
-                f"{label}: {broken[0]}: expected a whole number, came {segment[broken[0]]!r}",
-            )
-            continue
         key, category = segment["id"], segment["category_id"]
         if key in seen:
             yield (
@@ -128,13 +143,13 @@ def _segment_findings(
                 f"{label}: segment {key}: expected a category_id of the json's "
                 f"categories, came {category}",
             )
-        if category in stuff:
-            if segment["iscrowd"]:
+        elif category in stuff:
+            if segment.get("iscrowd"):
                 yield "stuff segment that is a crowd", f"{label}: segment {key}"
             if category in seen_stuff:
                 yield (
                     "stuff class with several segments in a picture",
-                    f"{label}: expected one segment of category {category}, came {key} too",
+                    f"{label}: expected one segment of {stuff[category]}, came {key} too",
                 )
             seen_stuff.add(category)
 
@@ -142,7 +157,8 @@ def _segment_findings(
 def _record(
     metadata: Any,
     image: Mapping[str, Any],
-    annotation: Mapping[str, Any],
+    png: str,
+    segments: Iterable[Mapping[str, Any]],
     categories: Mapping[int, int],
 ) -> Record | None:
     """The record of one picture; None where the json's faults leave nothing to compare with."""
@@ -151,16 +167,12 @@ def _record(
     size = (image.get("width"), image.get("height"))
     return Record(
         os.path.join(metadata.image_root, image["file_name"]),
-        os.path.join(metadata.panoptic_root, annotation["file_name"]),
+        os.path.join(metadata.panoptic_root, png),
         size if all(isinstance(side, int) for side in size) else None,
         {
             s["id"]: SegmentRecord(
-                s.get("area"),
-                s.get("bbox"),
-                categories.get(s.get("category_id")) if _is_whole(s, "category_id") else None,
-                bool(s.get("iscrowd", 0)),
+                s["area"], s.get("bbox"), categories.get(s["category_id"]), bool(s["iscrowd"])
             )
-            for s in annotation["segments_info"]
-            if _is_whole(s, "id")
+            for s in segments
         },
     )

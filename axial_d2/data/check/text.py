@@ -1,46 +1,54 @@
-"""The report of a check in words, as a table and as a chart."""
+"""The report of a check in words and as a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from .examination import ClassBalance, DatasetReport
+from .report import ClassBalance, DatasetReport
 
-_BAR = 24
-_MOST_CLASSES = 200
+_BAR = 24  # characters
+_MOST_FOLDERS = 60  # more rows than that nobody reads; other classes are at most 255
 
 
-def report_text(report: DatasetReport) -> str:
+def report_text(report: DatasetReport, *, bar: str = "█") -> str:
     """What was found in one dataset, in words.
 
     Args:
         report: of the dataset.
+        bar: what bars are drawn with, one character.
 
     Returns:
         Errors, warnings and the class balance.
     """
-    lines = [f"{report.name} ({report.source}): {report.pictures} pictures"]
+    so_far = " so far" if report.stopped else ""
+    lines = [f"{report.name} ({report.source}): {report.pictures} pictures{so_far}"]
     for title, warnings in (("ERRORS", False), ("warnings", True)):
         kinds = report.tally.kinds(warnings=warnings)
         if kinds:
             lines += [f" {title}", *report.tally.lines(kinds)]
     if not report.tally.counts:
-        lines.append(" no fault found")
+        lines.append(f" no fault found{so_far}")
     if report.balance is not None:
-        lines += ["", balance_table(report.balance)]
+        lines += ["", balance_table(report.balance, bar=bar)]
+    if report.folders is not None:
+        lines += ["", folder_table(report.folders, bar=bar)]
+    if report.small is not None and report.instances:
+        sizes = ", ".join(f"{count} below {size}" for size, count in report.small.items())
+        lines.append(f"instances: {report.instances}; pixels: {sizes}")
     if report.void == report.void:
         lines.append(f"void, on average: {report.void:.1%} of a picture")
     return "\n".join(lines)
 
 
-def balance_table(balance: Sequence[ClassBalance]) -> str:
+def balance_table(balance: Sequence[ClassBalance], *, bar: str = "█") -> str:
     """The classes of a dataset, with a bar for their share of the pixels.
 
     Args:
         balance: of its classes.
+        bar: what bars are drawn with, one character.
     """
-    largest = max((each.share for each in balance), default=0) or 1
+    largest = max((each.share for each in balance), default=0)
     rows = [
         (
             each.name,
@@ -50,12 +58,43 @@ def balance_table(balance: Sequence[ClassBalance]) -> str:
             each.crowds,
             f"{each.share:.2%}",
             "-" if each.median_area != each.median_area else f"{each.median_area:.0f}",
-            "█" * max(each.share > 0, round(_BAR * each.share / largest)),
+            _bar(each.share, largest, bar),
         )
-        for each in balance[:_MOST_CLASSES]
+        for each in balance
     ]
     headers = ("class", "type", "pictures", "segments", "crowds", "pixels", "median area", "")
-    align = ("left", "left", *["right"] * 5, "left")
+    return _table(rows, headers, ("left", "left", *["right"] * 5, "left"))
+
+
+def folder_table(folders: Mapping[str, int], *, bar: str = "█") -> str:
+    """The class folders of a dataset, with a bar for their number of pictures.
+
+    Args:
+        folders: pictures of each.
+        bar: what bars are drawn with, one character.
+
+    Returns:
+        The fewest and the most, and a table: all classes, or of many those with fewest and most.
+    """
+    ordered = sorted(folders.items(), key=lambda item: item[1])
+    shown = list(folders.items())
+    title = f"pictures of a class: {ordered[0][1]} to {ordered[-1][1]}" if ordered else ""
+    if len(ordered) > _MOST_FOLDERS:
+        half = _MOST_FOLDERS // 2
+        shown = [*ordered[:half], *ordered[-half:]]
+        title += f"; the {half} of {len(ordered)} classes with the fewest, and with the most:"
+    largest = ordered[-1][1] if ordered else 0
+    rows = [(name, count, _bar(count, largest, bar)) for name, count in shown]
+    table = _table(rows, ("class", "pictures", ""), ("left", "right", "left"))
+    return f"{title}\n{table}"
+
+
+def _bar(value: float, largest: float, bar: str) -> str:
+    """Of at least one character where there is something at all."""
+    return bar * max(1, round(_BAR * value / largest)) if value else ""
+
+
+def _table(rows: Sequence[Any], headers: Sequence[str], align: Sequence[str]) -> str:
     return tabulate(
         rows, headers, tablefmt="simple", colalign=align if rows else None, disable_numparse=True
     )
@@ -68,9 +107,12 @@ def verdict(reports: Sequence[DatasetReport]) -> str:
         reports: of all datasets that were looked at.
     """
     unfit = [report for report in reports if not report.fit]
+    stopped = "Stopped before the end. " if any(report.stopped for report in reports) else ""
     if unfit:
         parts = [f"{_kinds(report, 'error')} in '{report.name}'" for report in unfit]
-        return f"Training cannot start: {', '.join(parts)}."
+        return f"{stopped}Training cannot start: {', '.join(parts)}."
+    if stopped:
+        return f"{stopped}No error so far."
     parts = [f"{_kinds(report, 'warning')} in '{report.name}'" for report in reports]
     parts = [part for part in parts if not part.startswith("0 ")]
     told = f" ({', '.join(parts)})" if parts else ""
@@ -82,46 +124,3 @@ def _kinds(report: DatasetReport, what: str) -> str:
     number = len(report.tally.kinds(warnings=what == "warning"))
     many = "s" * (number != 1)
     return f"{number} kind{many} of {what}{many}"
-
-
-def save_chart(reports: Sequence[DatasetReport], path: str) -> None:
-    """Draws the class balance: share of the pixels and number of segments, a bar a class.
-
-    Args:
-        reports: of the datasets; those without classes are left out.
-        path: of the picture (.png, .pdf, .svg).
-
-    Raises:
-        ValueError: no dataset has classes to draw, or the extension is none of a picture.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    drawn = [report for report in reports if report.balance]
-    if not drawn:
-        raise ValueError("no dataset has segments to draw a chart of")
-    names = list(dict.fromkeys(each.name for report in drawn for each in report.balance or ()))
-    figure = Figure(figsize=(11, 1.6 + 0.22 * len(names) * max(1, len(drawn)) ** 0.5))
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    # The axes are linear up to the last number, and logarithmic from there.
-    columns: list[tuple[str, Any, float]] = [
-        ("share of the pixels, %", lambda each: 100 * each.share, 0.1),
-        ("segments, crowds aside", lambda each: each.segments, 1),
-    ]
-    height = 0.8 / len(drawn)
-    for panel, (title, value, least) in zip(panels, columns, strict=True):
-        for number, report in enumerate(drawn):
-            values = {each.name: value(each) for each in report.balance or ()}
-            places = [place + number * height for place in range(len(names))]
-            bars = [values.get(name, 0) for name in names]
-            panel.barh(places, bars, height, label=report.name, align="edge")
-        panel.set_xscale("symlog", linthresh=least)
-        panel.set_xlim(left=0)
-        panel.set_title(title)
-        panel.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks([place + 0.4 for place in range(len(names))], names, fontsize=8)
-    panels[0].set_ylim(len(names), 0)
-    figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper center", ncols=len(drawn))
-    figure.savefig(path, dpi=120)

@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from detectron2.structures import BoxMode
+
 from .class_list import ClassList, ListedClass, read_class_list
 from .coco_panoptic import generated_color, missing_file_hint
 from .mask_folders import MASKS, files_by_stem, missing_masks
@@ -14,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 #: The class of what no instance covers where there are no masks of classes.
 BACKGROUND = "background"
+#: COCO's boxes are [left, top, width, height].
+BOX = BoxMode.XYWH_ABS
 
 
 def read_instances_json(path: PathLike) -> dict[str, Any]:
@@ -102,7 +106,8 @@ def load_coco_instances(
     Returns:
         Per picture of the json ``file_name``, ``image_id``, ``height``, ``width``,
         ``dataset_name``, ``annotations`` (``segmentation``, ``category_id`` contiguous,
-        ``iscrowd``), and ``sem_seg_file_name`` with masks of classes.
+        ``iscrowd``, and ``bbox`` where the json has it), and ``sem_seg_file_name`` with masks of
+        classes.
 
     Raises:
         ValueError: not a COCO instance json, an annotation of no picture or category, no picture at
@@ -141,6 +146,7 @@ def load_coco_instances(
                 "segmentation": annotation["segmentation"],
                 "category_id": contiguous[annotation["category_id"]],
                 "iscrowd": crowd,
+                **({"bbox": annotation["bbox"], "bbox_mode": BOX} if "bbox" in annotation else {}),
             }
         )
     if semantic is not None:
@@ -217,6 +223,7 @@ def register_coco_instances(
             **listed().metadata(),
             "image_root": images,
             "instances_json": json,
+            **({} if semantic is None else {"sem_seg_root": semantic}),
             "segment_truth": "instances" if semantic is None else "panoptic",
         },
     )

@@ -145,6 +145,8 @@ def panoptic_metadata(categories: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 def missing_file_hint(path: PathLike) -> str:
     """Says that `path` is no file and, where one differs by its extension alone, which is there."""
     path = os.fspath(path)
+    if "\\" in path and os.path.isfile(path.replace("\\", "/")):
+        return f"expected the file {path}, which is not there: write / in the json, not \\"
     stem, _ = os.path.splitext(path)
     others = [
         stem + extension

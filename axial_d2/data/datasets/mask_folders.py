@@ -140,6 +140,7 @@ def register_mask_folders(
             **listed.metadata(),
             "image_root": images,
             "sem_seg_root": semantic,
+            **({} if instances is None else {"instance_root": instances}),
             "segment_truth": "semantic" if instances is None else "panoptic",
         }
 

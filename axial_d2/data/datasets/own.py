@@ -59,10 +59,8 @@ def read_json(path: str, what: str) -> Any:
             return json.load(file)
     except OSError as error:
         raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except ValueError as error:  # both json's and the decoder's error
+    except (ValueError, RecursionError) as error:  # of json, of the decoder, of a thousand levels
         raise ValueError(f"{path} is not a json file: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is not a json file to use: it is nested too deeply") from error
 
 
 def whole_number(mapping: Mapping[str, Any], key: str, *, text: bool = False) -> int:
