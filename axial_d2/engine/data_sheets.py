@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from axial_d2.data.datasets import load_dataset
 from axial_d2.engine.checks import is_classifier
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.prediction import output_paths
@@ -57,8 +57,8 @@ def draw_training_data(
             )
         mapper = data.build_mapper(own, is_train=True)
         draw = _crop(data.classes_of(name)) if is_classifier(cfg) else _sheet(name)
-        entries = DatasetCatalog.get(name)[:limit]
-    except (ValueError, AssertionError, OSError) as error:
+        entries = load_dataset(name)[:limit]
+    except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
     check_writable(output, "--output")
     paths = [Path(entry["file_name"]) for entry in entries]

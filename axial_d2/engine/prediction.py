@@ -16,6 +16,7 @@ from detectron2.engine import DefaultPredictor
 from PIL import Image
 
 from axial_d2.data.classes import SegmentClasses, segment_classes
+from axial_d2.data.datasets import load_dataset
 from axial_d2.data.pictures import read_picture
 from axial_d2.data.segments import has_truth, read_segments
 from axial_d2.engine.checkpointer import Checkpointer
@@ -189,7 +190,10 @@ def draw_dataset(
         near = difflib.get_close_matches(name, DatasetCatalog.list())
         hint = f" (nearest: {', '.join(near)})" if near else ""
         raise SetupError(f"--dataset: no dataset is named {name!r}{hint}")
-    entries = DatasetCatalog.get(name)[:limit]
+    try:
+        entries = load_dataset(name)[:limit]
+    except ValueError as error:
+        raise SetupError(f"--dataset: {error}") from error
     if not has_truth(entries[0]):
         raise SetupError(f"--dataset: {name} has no truth of segments to show")
     classes = segment_classes(name)

@@ -33,6 +33,16 @@ from axial_d2.engine.train_loop import FinishStepOnInterrupt, inner_trainer, ove
 logger = logging.getLogger(__name__)
 
 
+class _WithoutSetupErrors(logging.Filter):
+    """Detectron2's loop logs the traceback of any error; those in words are told by the command."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], SetupError))
+
+
+logging.getLogger("detectron2.engine.train_loop").addFilter(_WithoutSetupErrors())
+
+
 class Trainer(DefaultTrainer):
     """Trains, checkpoints, resumes and evaluates, on one process or several, GPU or CPU.
 

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 
 from axial_d2.data.classes import record_key, segment_classes
+from axial_d2.data.datasets import load_dataset
 from axial_d2.data.segments import annotation_mask, read_segments, truth_file
 from axial_d2.panoptic.encoding import compact_ids
 
@@ -101,7 +102,7 @@ class PanopticTruth:
     def records(self) -> Mapping[Hashable, Mapping[str, Any]]:
         """The data set's dicts by `record_key`, read when they are first asked for."""
         if self._records is None:
-            records = DatasetCatalog.get(self._dataset_name)
+            records = load_dataset(self._dataset_name)
             self._records = {record_key(record): record for record in records}
         return self._records
 

@@ -1,11 +1,12 @@
 """Bad input ends in a result or in one clear error: no traceback, no hang, nothing half-written."""
 
 import os
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 from damages import WORKS, catalogue
-from user_runs import FORMS, fresh_copy, run, write_good
+from user_runs import FORMS, ROOT, fresh_copy, run, write_config, write_good
 
 # A run takes a fraction of a second; a hang is found long before the tests' own limit.
 _SECONDS = 60
@@ -52,10 +53,27 @@ def test_damage(damage, check, good, tmp_path):
 
 
 def test_the_page_lists_every_damage():
-    page = (Path(__file__).parents[2] / "docs/bad_input.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/bad_input.md").read_text(encoding="utf-8")
     rows = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| ")]
     said = {name.removeprefix("| "): outcome for name, outcome in rows}
     for damage in catalogue():
         if "may not be" not in damage.name:  # left out where the superuser made the page
             expected = "works" if damage.words == WORKS else "error"
             assert said[damage.name] == expected, damage.name
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_command_line(workers, good, tmp_path):
+    """A broken picture is met in the middle of training, in this process or in a worker."""
+    root = fresh_copy(good["panoptic"], tmp_path)
+    (root / "images/001.png").write_bytes(b"no picture")
+    config = write_config(root, "panoptic", str(tmp_path / "out"))
+    options = ["DATASETS.CHECK", "False", "DATALOADER.NUM_WORKERS", str(workers)]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools/train_net.py", "--config-file", config, *options],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    error = f"error: cannot read the picture {root / 'images/001.png'}: cannot identify image file"
+    assert done.stderr.count(error) == 1
+    assert not (tmp_path / "out/results.json").exists()

@@ -9,12 +9,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..classes import segment_classes
 from ..datasets.coco_panoptic import read_panoptic_json
+from ..datasets.own import expected_place
 from .findings import Tally, describe
 from .panoptic_json import records_of_json, segment_findings
 from .pictures import MASK_FILES, UNKNOWN, Record, SegmentRecord
-
-# Beginnings of names that stand for datasets under DETECTRON2_DATASETS.
-_KNOWN = ("coco_", "cityscapes_", "mapillary_", "ade20k_")
 
 
 def read_records(name: str, tally: Tally) -> list[Record]:
@@ -33,11 +31,7 @@ def read_records(name: str, tally: Tally) -> list[Record]:
     try:
         return _read(name, tally)
     except (ValueError, OSError) as error:
-        text = str(error)
-        if name.startswith(_KNOWN):
-            where = os.path.abspath(os.environ.get("DETECTRON2_DATASETS", "datasets"))
-            text += f"; DETECTRON2_DATASETS is {where}, docs/datasets.md shows what it should hold"
-        raise ValueError(text) from error
+        raise ValueError(f"{error}{expected_place(name)}") from error
 
 
 def _read(name: str, tally: Tally) -> list[Record]:

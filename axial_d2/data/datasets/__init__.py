@@ -15,6 +15,7 @@ from .image_folder import (
 )
 from .mapillary import register_mapillary_vistas
 from .mask_folders import load_mask_folders, register_mask_folders
+from .own import load_dataset
 
 __all__ = [
     "check_dataset_name",
@@ -24,6 +25,7 @@ __all__ = [
     "is_image_folder",
     "load_coco_instances",
     "load_coco_panoptic_json",
+    "load_dataset",
     "load_image_folder",
     "load_mask_folders",
     "panoptic_metadata",

@@ -85,6 +85,37 @@ def whole_number(mapping: Mapping[str, Any], key: str, *, text: bool = False) ->
         raise ValueError(f"{key}: expected a whole number, came {value!r}") from error
 
 
+# Beginnings of names that stand for datasets under DETECTRON2_DATASETS.
+_KNOWN = ("coco_", "cityscapes_", "mapillary_", "ade20k_")
+
+
+def expected_place(name: str) -> str:
+    """What to add to the error of a dataset that cannot be loaded: where a known one should be.
+
+    Args:
+        name: of the dataset.
+    """
+    if not name.startswith(_KNOWN):
+        return ""
+    return f"; DETECTRON2_DATASETS is {datasets_root()}, docs/datasets.md shows what it should hold"
+
+
+def load_dataset(name: str) -> list[dict[str, Any]]:
+    """The dicts of a registered dataset.
+
+    Args:
+        name: of the dataset.
+
+    Raises:
+        ValueError: it cannot be loaded: a file is missing or not right.
+    """
+    try:
+        return DatasetCatalog.get(name)
+    except (ValueError, OSError, AssertionError) as error:  # Detectron2's loaders assert
+        place = expected_place(name)
+        raise ValueError(f"the dataset '{name}' cannot be loaded: {error}{place}") from error
+
+
 def register_known(
     name: str,
     *,
