@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from axial_d2.panoptic.encoding import id_to_rgb
+
 from ..datasets.ade20k import FOLDER, SPLITS
 from ..datasets.coco_panoptic import generated_color
 from ..pictures import UNREADABLE, size_text
@@ -111,8 +113,7 @@ def _split(
                 f"{masks[0]}: expected {image['width']}x{image['height']}, the size of {name}, "
                 f"came {size_text(ids)}"
             )
-        pixels = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=2).astype(np.uint8)
-        written = write_png(os.path.join(target, f"{stem}.png"), pixels)
+        written = write_png(os.path.join(target, f"{stem}.png"), id_to_rgb(ids))
         annotation = {
             "image_id": stem,
             "file_name": f"{stem}.png",

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from axial_d2.panoptic.encoding import id_to_rgb
+
 from .work import Outcome, read_pixels, run, segments_of, write_json, write_png
 
 _POLYGONS = "_polygons.json"
@@ -136,7 +138,7 @@ def panoptic_of(instance_file: str) -> tuple[dict[str, Any], dict[str, Any], np.
             continue
         crowd = int(label.hasInstances and value < 1000)
         segments.append({**segment, "category_id": label.id, "iscrowd": crowd})
-    pixels = np.stack([ids % 256, ids // 256, ids // 65536], axis=2).astype(np.uint8)
+    pixels = id_to_rgb(ids)
     image = {
         "id": name.removesuffix("_gtFine"),
         "width": ids.shape[1],
