@@ -9,6 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..classes import segment_classes
 from ..datasets.coco_panoptic import read_panoptic_json
+from ..datasets.own import collection_paused
 from .findings import Tally, describe
 from .panoptic_json import records_of_json, segment_findings
 from .pictures import MASK_FILES, UNKNOWN, Record, SegmentRecord
@@ -31,7 +32,8 @@ def read_records(name: str, tally: Tally) -> list[Record]:
         ValueError: the dataset cannot be loaded.
     """
     try:
-        return _read(name, tally)
+        with collection_paused():
+            return _read(name, tally)
     except (ValueError, OSError) as error:
         text = str(error)
         if name.startswith(_KNOWN):
