@@ -115,7 +115,7 @@ class AxialDeepLabDatasetMapper:
         # Only the top level is written to; a deep copy of many segments costs more than a flip.
         result = copy.copy(dataset_dict)
         image = read_picture(result["file_name"], self.image_format)
-        utils.check_image_size(result, image)
+        _check_size(result, image)
         aug_input = T.AugInput(image)
         if self.is_train:
             segments = self._segments(result, image)
@@ -151,6 +151,17 @@ class AxialDeepLabDatasetMapper:
         for key in ("center", "offset", "center_weights", "offset_weights"):
             targets[key] = torch.zeros_like(targets[key])
         return {"segments_info": infos, **targets, "center_points": []}
+
+
+def _check_size(record: dict[str, Any], image: np.ndarray) -> None:
+    """Compares the picture's size with the dict's; gives it to the dict where that has none."""
+    size = image.shape[1], image.shape[0]
+    said = record.setdefault("width", size[0]), record.setdefault("height", size[1])
+    if said != size:
+        raise utils.SizeMismatchError(
+            f"{record['file_name']}: expected {said[0]}x{said[1]}, as the dataset says, came "
+            f"{size_text(image)} (width x height), turned as its EXIF says"
+        )
 
 
 def build_augmentations(cfg: Any, is_train: bool) -> list[T.Augmentation]:

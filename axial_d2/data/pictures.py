@@ -1,5 +1,7 @@
 """Reading of pictures and of label masks, with errors that name the file."""
 
+import os
+
 import numpy as np
 from detectron2.data import detection_utils as utils
 from PIL import Image
@@ -22,6 +24,7 @@ def read_picture(path: str, image_format: str) -> np.ndarray:
         ValueError: it cannot be read; the error names the file and the cause.
     """
     try:
+        _check_plain(path)
         return utils.read_image(path, format=image_format)
     except UNREADABLE as error:
         raise ValueError(f"cannot read the picture {path}: {_cause(error)}") from error
@@ -41,6 +44,7 @@ def read_labels(path: str) -> np.ndarray:
         ValueError: it cannot be read, or has another kind of pixels.
     """
     try:
+        _check_plain(path)
         with Image.open(path) as image:
             if image.mode in ("RGB", "RGBA"):
                 return np.asarray(image.convert("RGB"))
@@ -58,6 +62,13 @@ def read_labels(path: str) -> np.ndarray:
 def size_text(array: np.ndarray) -> str:
     """The size of a (H, W, ...) array, as WIDTHxHEIGHT."""
     return f"{array.shape[1]}x{array.shape[0]}"
+
+
+def _check_plain(path: str) -> None:
+    """Refuses folders, and pipes, from which reading would wait for ever."""
+    if not os.path.isfile(path) and os.path.exists(path):
+        kind = "a folder" if os.path.isdir(path) else "neither a file nor a folder"
+        raise ValueError(f"expected a file, it is {kind}")
 
 
 def _cause(error: Exception) -> str:

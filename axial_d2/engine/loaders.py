@@ -56,7 +56,7 @@ def build_train_loader(cfg: CfgNode, mapper: Mapper) -> Any:
             "DATALOADER.SAMPLER_TRAIN: expected TrainingSampler, the only one that needs no box "
             f"annotations, got {cfg.DATALOADER.SAMPLER_TRAIN}"
         )
-    dicts = get_detection_dataset_dicts(list(cfg.DATASETS.TRAIN), filter_empty=False)
+    dicts = _dicts(list(cfg.DATASETS.TRAIN))
     per_process = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
     # Handed over because the versions of Detectron2 disagree on what SEED means for the order.
     sampler = TrainingSampler(len(dicts), seed=cfg.SEED if cfg.SEED >= 0 else None)
@@ -82,12 +82,19 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper: Mapper) -> DataLo
     Returns:
         A loader of lists of one mapped dict.
     """
-    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    dicts = _dicts([dataset_name])
     return build_detection_test_loader(
         dicts,
         mapper=mapper,
         num_workers=workers_that_fit(cfg.DATALOADER.NUM_WORKERS, dicts, mapper, 1),
     )
+
+
+def _dicts(names: list[str]) -> list[dict[str, Any]]:
+    try:
+        return get_detection_dataset_dicts(names, filter_empty=False)
+    except (ValueError, OSError, AssertionError) as error:  # Detectron2's loaders assert
+        raise SetupError(f"the dataset {', '.join(names)} cannot be loaded: {error}") from error
 
 
 def workers_that_fit(

@@ -18,7 +18,7 @@ from torch import nn
 from axial_d2.engine.average import AverageWeights, take_training_weights
 from axial_d2.engine.checkpointer import Checkpointer, last_checkpoint
 from axial_d2.engine.checks import check_before_training
-from axial_d2.engine.errors import SetupError
+from axial_d2.engine.errors import ClearErrors, ClearEvaluatorErrors, SetupError
 from axial_d2.engine.loaders import build_test_loader, build_train_loader
 from axial_d2.engine.loading_report import network_facts
 from axial_d2.engine.optimizer import (
@@ -118,7 +118,11 @@ class Trainer(DefaultTrainer):
         output_dir = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             output_dir = os.path.join(output_dir, dataset_name)
-        return build_evaluator(cfg, dataset_name, output_dir)
+        try:
+            evaluators = build_evaluator(cfg, dataset_name, output_dir)
+        except (ValueError, OSError) as error:
+            raise SetupError(str(error)) from error
+        return ClearEvaluatorErrors(evaluators)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -145,6 +149,8 @@ class Trainer(DefaultTrainer):
         return [*found[:place], self._average, self._interrupt, *found[place:]]
 
     def _evaluate(self) -> dict[str, Any]:
+        if not self._interrupt.step_done:
+            return {}  # The last iteration failed; Detectron2 would evaluate all the same.
         if self._average:
             self._average.share_buffers()
         self._last_eval_results = self.test(self.cfg, self.evaluated_model)
@@ -298,6 +304,6 @@ def _mapper(cfg: CfgNode, *, is_train: bool) -> Any:
     from axial_d2.data import build_mapper
 
     try:
-        return build_mapper(cfg, is_train)
+        return ClearErrors(build_mapper(cfg, is_train))
     except ValueError as error:
         raise SetupError(f"INPUT: {error}") from error

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from .class_list import ClassList, ListedClass, read_class_list
 from .coco_panoptic import generated_color, missing_file_hint
 from .mask_folders import MASKS, files_by_stem, missing_masks
-from .own import PathLike, full_path, read_json, register_own
+from .own import PathLike, full_path, read_json, register_own, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,11 @@ def _form_problem(content: Any) -> str | None:
                 if not isinstance(item.get(field), kind) or isinstance(item.get(field), bool):
                     hint = "; it is a panoptic json" if "segments_info" in item else ""
                     return f"{key}[{index}]: {field}: came {item.get(field)!r}{hint}"
+    for field in ("id", "name"):
+        values = [category[field] for category in content["categories"]]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            return f"two categories have the {field} {twice!r}"
     return None
 
 
@@ -132,11 +137,15 @@ def load_coco_instances(
                     f"{json}: the annotation {annotation.get('id')!r} has the {key} "
                     f"{annotation[key]!r}, which is none of the json's"
                 )
+        try:
+            crowd = whole_number({"iscrowd": 0, **annotation}, "iscrowd")
+        except ValueError as error:
+            raise ValueError(f"{json}: the annotation {annotation.get('id')!r}: {error}") from error
         records[annotation["image_id"]]["annotations"].append(
             {
                 "segmentation": annotation["segmentation"],
                 "category_id": contiguous[annotation["category_id"]],
-                "iscrowd": int(annotation.get("iscrowd", 0)),
+                "iscrowd": crowd,
                 **({"bbox": annotation["bbox"], "bbox_mode": BOX} if "bbox" in annotation else {}),
             }
         )

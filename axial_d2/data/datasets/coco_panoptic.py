@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .own import PathLike, full_path, read_json, register_own
+from .own import PathLike, full_path, read_json, register_own, whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -195,23 +195,38 @@ def dicts_of_panoptic(
         content: of it.
     """
     metadata = panoptic_metadata(content["categories"])
-    by_id = {image.get("id"): image for image in content["images"]}
+    by_id = {}
+    for image in content["images"]:
+        if not isinstance(image.get("id"), int | str):
+            raise ValueError(
+                f"{json}: {image.get('file_name')}: id: expected a number or a text, came "
+                f"{image.get('id')!r}"
+            )
+        by_id[image["id"]] = image
     image_root, panoptic_root = full_path(images), full_path(panoptic)
-    dicts = []
+    dicts: list[dict[str, Any]] = []
+    seen = set()
     for annotation in content["annotations"]:
-        image = by_id.get(annotation.get("image_id"))
+        key = annotation.get("image_id")
+        image = by_id.get(key) if isinstance(key, int | str) else None
         if image is None:
             raise ValueError(
                 f"{json}: the annotation {annotation.get('file_name')!r} has the image_id "
-                f"{annotation.get('image_id')!r}, expected the id of one of the json's images"
+                f"{key!r}, expected the id of one of the json's images"
             )
+        if key in seen:
+            raise ValueError(
+                f"{json}: the annotation {annotation.get('file_name')!r} is not the first of the "
+                f"image {key!r}"
+            )
+        seen.add(key)
         try:
             dicts.append(
                 {
                     "file_name": os.path.join(image_root, image["file_name"]),
                     "image_id": image["id"],
-                    "height": int(image["height"]),
-                    "width": int(image["width"]),
+                    "height": whole_number(image, "height", text=True),
+                    "width": whole_number(image, "width", text=True),
                     "pan_seg_file_name": os.path.join(panoptic_root, annotation["file_name"]),
                     "segments_info": _segments(annotation["segments_info"], metadata),
                 }
@@ -234,7 +249,7 @@ def _segments(segments: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]
     stuff = metadata["stuff_dataset_id_to_contiguous_id"]
     result = []
     for segment in segments:
-        category = segment["category_id"]
+        category = whole_number(segment, "category_id")
         isthing = category in things
         if not isthing and category not in stuff:
             raise ValueError(
@@ -242,9 +257,9 @@ def _segments(segments: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]
                 "the json's categories"
             )
         entry = {
-            "id": int(segment["id"]),
+            "id": whole_number(segment, "id"),
             "category_id": things[category] if isthing else stuff[category],
-            "iscrowd": int(segment.get("iscrowd", 0)),
+            "iscrowd": whole_number({"iscrowd": 0, **segment}, "iscrowd"),
             "isthing": isthing,
         }
         entry.update({key: segment[key] for key in ("area", "bbox") if key in segment})

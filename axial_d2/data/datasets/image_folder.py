@@ -62,6 +62,9 @@ def class_folders(root: PathLike) -> list[str]:
 def pictures_of(root: PathLike, name: str) -> Iterator[str]:
     """The pictures of one class, those in folders further down included, in a fixed order.
 
+    Links to folders are followed; a folder that was seen is not entered again, so that links which
+    lead round in a ring come to an end.
+
     Args:
         root: of the dataset.
         name: of the class folder.
@@ -69,8 +72,14 @@ def pictures_of(root: PathLike, name: str) -> Iterator[str]:
     Yields:
         Full paths.
     """
-    for folder, below, files in os.walk(os.path.join(full_path(root), name), followlinks=True):
+    top = os.path.join(full_path(root), name)
+    # A link up to the root would bring in the other classes.
+    seen = {os.path.realpath(top), os.path.realpath(root)}
+    for folder, below, files in os.walk(top, followlinks=True):
         below.sort()  # os.walk goes on in the order that this list has by then
+        new = [(os.path.realpath(os.path.join(folder, each)), each) for each in below]
+        below[:] = [each for path, each in new if path not in seen]
+        seen |= {path for path, _ in new}
         yield from (os.path.join(folder, file) for file in sorted(files) if is_picture(file))
 
 

@@ -73,12 +73,35 @@ def read_json(path: str, what: str) -> Any:
         ValueError: the file is missing, cannot be read, or is not json.
     """
     try:
-        with open(path, encoding="utf-8") as file, collection_paused():
+        # With a byte order mark or without.
+        with open(path, encoding="utf-8-sig") as file, collection_paused():
             return json.load(file)
     except OSError as error:
         raise ValueError(f"cannot read the {what} {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # of json, of the decoder, of a thousand levels
         raise ValueError(f"{path} is not a json file: {error}") from error
+
+
+def whole_number(mapping: Mapping[str, Any], key: str, *, text: bool = False) -> int:
+    """A whole number that a json has under a key.
+
+    Args:
+        mapping: of the json.
+        key: that it has.
+        text: whether a text of digits is one too.
+
+    Raises:
+        KeyError: it has none.
+        ValueError: it is another thing.
+    """
+    value = mapping[key]
+    kinds = (int, float, str) if text else (int, float)
+    try:
+        if isinstance(value, bool) or not isinstance(value, kinds) or int(value) != float(value):
+            raise ValueError
+        return int(value)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{key}: expected a whole number, came {value!r}") from error
 
 
 def register_known(
