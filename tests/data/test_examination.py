@@ -327,6 +327,16 @@ def test_odd_ids(tmp_path, register, value):
     assert "came 300 on 96 pixels" in report.tally.texts["id in the png that is not in the json"][0]
 
 
+@pytest.mark.parametrize("value", [True, 0.5, float("nan"), float("inf"), "0", None])
+def test_odd_iscrowd(tmp_path, register, value):
+    entry = write_dataset(tmp_path)
+    edit(tmp_path, lambda c: segments(c)[1].update(iscrowd=value))
+    (report,) = examine(register(entry))
+    assert "expected a number for iscrowd" in report.tally.texts["segment without its fields"][0]
+    with pytest.raises(ValueError, match="iscrowd"):  # as the check says
+        DatasetCatalog.get(report.name)
+
+
 def test_truth_is_turned_as_training_turns_it(tmp_path, register):
     entry = write_dataset(tmp_path)
     exif = Image.Exif()
