@@ -240,7 +240,33 @@ def test_nothing_to_score(data, tmp_path):
         evaluate_saved(config(), "nothing_such", str(tmp_path), str(tmp_path / "scores"))
 
 
-def test_cityscapes_files(tmp_path):
+def official_scores(data, folder, cases):
+    """Cityscapes' scripts on the folder of predictions, as a user of theirs would run them."""
+    from cityscapesscripts.evaluation import evalInstanceLevelSemanticLabeling as instance_script
+    from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_script
+
+    truth = [str(data / f"gtFine/val/city/{c.name}_gtFine_instanceIds.png") for c in cases]
+    scores = {}
+    for script, place, key in (
+        (instance_script, "instances", "AP"),
+        (pixel_script, "semantic", "IoU"),
+    ):
+        args = script.args
+        args.predictionPath, args.predictionWalk = str(folder / place), None
+        args.JSONOutput, args.quiet, args.gtInstancesFile = False, True, "instances.json"
+        if key == "AP":
+            found = [script.getPrediction(path, args) for path in truth]
+            averages = script.evaluateImgLists(found, truth, args)["averages"]
+            scores[key] = 100 * averages["allAp"]
+        else:
+            labels = [path.replace("instanceIds", "labelIds") for path in truth]
+            found = [script.getPrediction(args, path) for path in labels]
+            result = script.evaluateImgLists(found, labels, args)
+            scores[key] = 100 * result["averageScoreClasses"]
+    return scores
+
+
+def test_cityscapes_files(tmp_path, monkeypatch):
     """Text files with masks, under Cityscapes' names, equal what was predicted."""
     sys.path.append(str(Path(__file__).parents[2] / "dev"))
     import compare_scores
@@ -268,6 +294,10 @@ def test_cityscapes_files(tmp_path):
         assert_same(results, found)
         saved = SavedPredictions(truth, folder)
         assert saved.tasks == TASKS and len(saved) == 6
+        monkeypatch.chdir(tmp_path)  # the scripts leave files behind
+        official = official_scores(tmp_path / "data", folder, cases)
+        assert official["AP"] == pytest.approx(results["segm"]["AP"])
+        assert official["IoU"] == pytest.approx(results["sem_seg"]["mIoU"])
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
