@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from axial_d2.panoptic import id_to_rgb, rgb_to_id
+from axial_d2.panoptic.encoding import boxes_of, compact_ids
 
 
 def test_worked_values():
@@ -39,3 +40,20 @@ def test_extremes():
 def test_guards(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 7), (8, 3), (0, 5), (3, 0)])
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_boxes_and_compact_ids_of_random_maps(shape, count):
+    random = np.random.default_rng(count)
+    for _ in range(20):
+        ids = random.choice(256**3, count, replace=False)[random.integers(0, count, shape)]
+        present, index = compact_ids(ids)
+        expected, inverse = np.unique(ids, return_inverse=True)
+        assert np.array_equal(present, expected)
+        assert np.array_equal(index, inverse.reshape(shape))
+        boxes = []
+        for key in expected:
+            y, x = np.nonzero(ids == key)
+            boxes.append([x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1])
+        assert boxes_of(index, len(present)) == boxes

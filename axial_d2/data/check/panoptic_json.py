@@ -10,7 +10,7 @@ from .pictures import UNKNOWN, Record, SegmentRecord
 
 _FIELDS = ("id", "category_id", "iscrowd", "area")
 _fields_of = operator.itemgetter(*_FIELDS)
-_NUMBERS = {int, float, bool}
+_NUMBERS = {int, float}
 
 
 def records_of_json(metadata: Any, content: Mapping[str, Any], tally: Tally) -> list[Record]:
@@ -78,19 +78,20 @@ def records_of_json(metadata: Any, content: Mapping[str, Any], tally: Tally) -> 
 def _is_whole(segment: Any) -> bool:
     """Whether a segment has a number for each field; the evaluation reads all four."""
     try:
-        return {*map(type, _fields_of(segment))} <= _NUMBERS
+        fields = _fields_of(segment)
     except (KeyError, TypeError):
         return False
+    return {*map(type, fields)} <= _NUMBERS and segment["iscrowd"] % 1 == 0
 
 
 def _incomplete(label: str, segment: Any) -> Finding:
-    missing = [
+    wrong = [
         key
         for key in _FIELDS
         if not isinstance(segment, dict) or type(segment.get(key)) not in _NUMBERS
     ]
-    text = f"{label}: expected a number for {', '.join(missing)}, came {segment}"
-    return "segment without its fields", text
+    text = f"{label}: expected a number for {', '.join(wrong or ['iscrowd (0 or 1)'])}"
+    return "segment without its fields", f"{text}, came {segment}"
 
 
 def _image_findings(image: Mapping[str, Any], seen: Mapping[Any, Any]) -> Iterator[Finding]:

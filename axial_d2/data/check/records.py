@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..classes import segment_classes
 from ..datasets.coco_panoptic import read_panoptic_json
-from ..datasets.own import expected_place
+from ..datasets.own import collection_paused, expected_place
 from .findings import Tally, describe
 from .panoptic_json import records_of_json, segment_findings
 from .pictures import MASK_FILES, UNKNOWN, Record, SegmentRecord
@@ -29,7 +29,8 @@ def read_records(name: str, tally: Tally) -> list[Record]:
         ValueError: the dataset cannot be loaded.
     """
     try:
-        return _read(name, tally)
+        with collection_paused():
+            return _read(name, tally)
     except (ValueError, OSError) as error:
         raise ValueError(f"{error}{expected_place(name)}") from error
 
