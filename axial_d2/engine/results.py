@@ -29,12 +29,13 @@ def write_results(results: dict[str, Any], output_dir: str) -> Path:
 
     Args:
         results: nested dict of numbers; those that are not finite become null, since JSON has none.
-        output_dir: an existing directory.
+        output_dir: made where it is missing.
 
     Returns:
         The json file.
     """
     path = Path(output_dir, RESULTS_FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_plain(results), indent=2) + "\n")
     columns, rows = per_class(results)
     if rows:
@@ -79,7 +80,10 @@ def per_class(results: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
 def _by_dataset(results: dict[str, Any]) -> dict[str, Any]:
     """The groups of results by dataset; under "" those of one alone."""
-    one = any(group in results for group, _ in (*_SHOWN, *_SHOWN_OF_CLASSIFIERS))
+    # Of one dataset a group holds numbers, whatever evaluator it comes from.
+    one = any(group in results for group, _ in (*_SHOWN, *_SHOWN_OF_CLASSIFIERS)) or not all(
+        isinstance(value, dict) for group in results.values() for value in group.values()
+    )
     return {"": results} if one else results
 
 

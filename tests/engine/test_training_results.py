@@ -45,3 +45,9 @@ def test_summary_tells_where_to_look(tmp_path):
     assert "71.2" in text
     assert f"results:    {tmp_path}/results.json" in text
     assert f"checkpoint: {tmp_path}/model_final.pth" in text
+
+
+def test_groups_of_another_evaluator_are_written_and_the_folder_is_made(tmp_path):
+    path = write_results({"kept": {"pictures": 6, "AP-road": 2.0}}, str(tmp_path / "new"))
+    assert json.loads(path.read_text()) == {"kept": {"pictures": 6, "AP-road": 2.0}}
+    assert path.with_name("results_per_class.csv").read_text().split() == ["class,AP", "road,2.0"]
