@@ -22,6 +22,8 @@ from .pictures import read_labels, read_picture, size_text
 
 #: Keys of a dataset dict that say where the truth is.
 TRUTH_FILES = ("pan_seg_file_name", "sem_seg_file_name", "instance_file_name", "annotations")
+# A polygon may reach out of the picture, but no picture is as large as this, in pixels.
+_FARTHEST = 100_000
 
 
 class Segments(NamedTuple):
@@ -216,6 +218,8 @@ def annotation_mask(
                     return np.zeros(size, dtype=bool)
                 code = rle.merge(rle.frPyObjects(polygons, *size))
             elif isinstance(code["counts"], list):
+                if sum(code["counts"]) != math.prod(code["size"]):
+                    raise ValueError(f"{sum(code['counts'])} pixels of {code['size']}")
                 code = rle.frPyObjects(code, *code["size"])
             mask = rle.decode(code).astype(bool)
         except Exception as error:  # pycocotools raises bare ones
@@ -232,9 +236,11 @@ def annotation_mask(
 
 
 def _numbers(polygon: Sequence[Any]) -> list[float]:
-    """Makes sure of it: pycocotools brings the process down over texts."""
-    if not all(isinstance(x, int | float) and math.isfinite(x) for x in polygon):
-        raise ValueError(f"expected finite numbers in a polygon, came {polygon}")
+    """Makes sure of it: pycocotools brings the process down over texts and over huge numbers."""
+    if not all(isinstance(x, int | float) and abs(x) <= _FARTHEST for x in polygon):  # and no nan
+        raise ValueError(
+            f"expected numbers from -{_FARTHEST} to {_FARTHEST} in a polygon, came {polygon}"
+        )
     return [float(x) for x in polygon]
 
 

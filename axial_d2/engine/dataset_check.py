@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from axial_d2.data.files import whole_file
 from axial_d2.engine.checks import names_to_check
 from axial_d2.engine.errors import SetupError
 from axial_d2.engine.setup import load_datasets
@@ -90,10 +91,8 @@ def _check_target(option: str, path: str | None, extensions: Sequence[str]) -> N
 
 
 def _write(path: str, text: str) -> None:
-    part = f"{path}.part"
-    with open(part, "w", encoding="utf-8") as file:
+    with whole_file(path) as part, open(part, "w", encoding="utf-8") as file:
         file.write(f"{text}\n")
-    os.replace(part, path)
 
 
 def _can_show(text: str) -> bool:

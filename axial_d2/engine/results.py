@@ -8,6 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from axial_d2.data.files import whole_file
 from axial_d2.engine.checkpointer import last_checkpoint
 
 RESULTS_FILE = "results.json"
@@ -33,18 +34,22 @@ def write_results(results: dict[str, Any], output_dir: str) -> Path:
 
     Returns:
         The json file.
+
+    Raises:
+        OSError: they cannot be written; an earlier evaluation's json is untouched.
     """
-    path = Path(output_dir, RESULTS_FILE)
+    path, table = Path(output_dir, RESULTS_FILE), Path(output_dir, PER_CLASS_FILE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(results), indent=2) + "\n")
     columns, rows = per_class(results)
     if rows:
-        with open(Path(output_dir, PER_CLASS_FILE), "w", newline="", encoding="utf-8") as file:
+        with whole_file(table) as part, open(part, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
             writer.writerows(rows)
     else:
-        Path(output_dir, PER_CLASS_FILE).unlink(missing_ok=True)  # an earlier evaluation's
+        table.unlink(missing_ok=True)  # an earlier evaluation's
+    with whole_file(path) as part:
+        Path(part).write_text(json.dumps(_plain(results), indent=2) + "\n")
     return path
 
 

@@ -1,14 +1,16 @@
 """Scores saved predictions, without a model."""
 
-import os
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from axial_d2.engine.errors import SetupError
-from axial_d2.engine.results import write_results
+from axial_d2.engine.results import RESULTS_FILE, write_results
 from axial_d2.engine.setup import check_writable
+
+_OF_A_TRAINING = ("last_checkpoint", "metrics.json", "config.yaml")
 
 
 def evaluate_saved(cfg: CfgNode, dataset: str, predictions: str, output: str) -> dict[str, Any]:
@@ -17,8 +19,9 @@ def evaluate_saved(cfg: CfgNode, dataset: str, predictions: str, output: str) ->
     Args:
         cfg: from `load_config`, its datasets registered.
         dataset: a registered dataset of segmentation.
-        predictions: a folder or zip (see `axial_d2.evaluation.SavedPredictions`).
-        output: where results.json and the csv of classes are written; made if missing.
+        predictions: a folder, zip or json (see `axial_d2.evaluation.SavedPredictions`).
+        output: where results.json and the csv of classes are written; made if missing. No
+            training's, whose results these would replace.
 
     Returns:
         The results, in percent.
@@ -31,6 +34,7 @@ def evaluate_saved(cfg: CfgNode, dataset: str, predictions: str, output: str) ->
     from axial_d2.evaluation import SavedPredictions, build_evaluator
     from axial_d2.evaluation.truth import PanopticTruth
 
+    _check_no_training(output)
     try:
         check_dataset_name(dataset, "--dataset")
         truth = PanopticTruth(dataset)
@@ -44,10 +48,20 @@ def evaluate_saved(cfg: CfgNode, dataset: str, predictions: str, output: str) ->
         for given, found in tqdm(saved, unit="picture", dynamic_ncols=True):
             evaluators.process([given], [found])
         results = evaluators.evaluate()
+        write_results(results, output)
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
     finally:
         saved.close()
-    os.makedirs(output, exist_ok=True)
-    write_results(results, output)
     return results
+
+
+def _check_no_training(output: str) -> None:
+    if Path(output, RESULTS_FILE).is_dir():
+        raise SetupError(f"--output: expected a file, {Path(output, RESULTS_FILE)} is a folder")
+    left = next((n for n in _OF_A_TRAINING if Path(output, n).exists()), None)
+    if left:
+        raise SetupError(
+            f"--output: {output} is a training's (it holds {left}), and its results would be "
+            "replaced; name another folder"
+        )

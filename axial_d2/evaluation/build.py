@@ -13,13 +13,9 @@ from axial_d2.evaluation.instance import InstanceEvaluator
 from axial_d2.evaluation.panoptic import PanopticQualityEvaluator
 from axial_d2.evaluation.prediction_writer import PredictionWriter
 from axial_d2.evaluation.semantic import SemanticEvaluator
-from axial_d2.evaluation.truth import PanopticTruth
+from axial_d2.evaluation.truth import TASKS, PanopticTruth
 
 _CLASSIFICATION_TYPE = "image_classification"
-_CITYSCAPES = "cityscapes_"
-TASKS = ("panoptic_seg", "segm", "sem_seg")
-# What each kind of truth can judge.
-_TASKS_OF_TRUTH = {"panoptic": TASKS, "semantic": ("sem_seg",), "instances": ("segm",)}
 
 
 def build_evaluator(
@@ -52,18 +48,17 @@ def build_evaluator(
     if _evaluator_type(dataset_name) == _CLASSIFICATION_TYPE:
         return DatasetEvaluators([ClassificationEvaluator()])
     truth = PanopticTruth(dataset_name)
-    possible = _TASKS_OF_TRUTH[truth.classes.truth]
     if tasks is None:
         predicts = cfg.MODEL.PANOPTIC_DEEPLAB.PREDICT_INSTANCES
-        tasks = [task for task in possible if task != "segm" or predicts]
+        tasks = [task for task in truth.tasks if task != "segm" or predicts]
     if not tasks or not set(tasks) <= set(TASKS):
         raise ValueError(f"tasks must be some of {TASKS}; got {tuple(tasks)}")
-    if not set(tasks) <= set(possible):
+    if not set(tasks) <= set(truth.tasks):
         raise ValueError(
             f"the truth of data set {dataset_name!r} is of the kind {truth.classes.truth!r}, which "
-            f"can judge {possible}; got the tasks {tuple(tasks)}"
+            f"can judge {truth.tasks}; got the tasks {tuple(tasks)}"
         )
-    official = str(_evaluator_type(dataset_name)).startswith(_CITYSCAPES)
+    official = truth.is_cityscapes
     evaluators = {
         "panoptic_seg": PanopticQualityEvaluator,
         "segm": CityscapesInstanceEvaluator if official else InstanceEvaluator,

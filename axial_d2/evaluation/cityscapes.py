@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from PIL import Image
 
 from axial_d2.data.classes import record_key
+from axial_d2.evaluation.prediction_files import UNLABELED
 from axial_d2.evaluation.semantic import predicted_labels
 from axial_d2.evaluation.tables import score_table
 from axial_d2.evaluation.truth import PanopticTruth, TruthPicture
@@ -27,8 +28,6 @@ from axial_d2.evaluation.truth import PanopticTruth, TruthPicture
 logger = logging.getLogger(__name__)
 
 _IMAGE = "_leftImg8bit"
-#: Cityscapes' id of pixels without a class ("unlabeled"), which the scripts count as wrong.
-UNLABELED = 0
 
 
 def truth_files(record: Mapping[str, Any], gt_dir: str) -> dict[str, str]:

@@ -149,7 +149,9 @@ class InstanceEvaluator(DatasetEvaluator):
             logger.warning("No instance was predicted in %d pictures: AP is 0.", len(pictures))
         if num_true == 0:
             logger.warning("The truth of %d pictures holds no instance: no AP.", len(pictures))
-        scores, per_class = _accumulate(list(pictures.values()), self._truth.thing_ids)
+        # pycocotools takes the pictures by their ids: of equal scores the first comes first.
+        order = sorted(pictures, key=lambda key: (isinstance(key, str), key))
+        scores, per_class = _accumulate([pictures[k] for k in order], self._truth.thing_ids)
         names = self._truth.class_names
         rows = [(names[k], *values) for k, values in per_class.items() if not np.isnan(values[0])]
         logger.info(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -15,14 +16,25 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from axial_d2.data.classes import record_key
-from axial_d2.evaluation.cityscapes import UNLABELED, write_instances
+from axial_d2.data.files import whole_file
+from axial_d2.evaluation.cityscapes import write_instances
 from axial_d2.evaluation.panoptic import predicted_segments
+from axial_d2.evaluation.prediction_files import (
+    INSTANCES,
+    PANOPTIC,
+    SEMANTIC,
+    no_class,
+    picture_names,
+)
 from axial_d2.evaluation.truth import PanopticTruth
 from axial_d2.panoptic.encoding import id_to_rgb
 
-#: Names in the folder of predictions.
-PANOPTIC, INSTANCES, SEMANTIC = "panoptic", "instances", "semantic"
-_PARTS = ".parts"
+logger = logging.getLogger(__name__)
+
+# Where all is until the last picture has come.
+_UNFINISHED = ".unfinished"
+# What a grey png can hold.
+_MAX_LABEL = 65535
 
 
 class PredictionWriter(DatasetEvaluator):
@@ -36,37 +48,41 @@ class PredictionWriter(DatasetEvaluator):
       ``instances/PICTURE.txt`` with a mask for each instance;
     * ``semantic/PICTURE.png``, grey, with the dataset's own class ids.
 
-    The json files are put together at the end; until then none is there.
+    All of it appears when the last picture has come, and takes the place of an earlier run's, which
+    stays until then.
     """
 
     def __init__(self, truth: PanopticTruth, folder: str, tasks: Sequence[str]):
         """
         Args:
             truth: of the dataset.
-            folder: where to write, made if missing. Predictions of an earlier run are written over.
-            tasks: some of "panoptic_seg", "segm", "sem_seg".
+            folder: where to write, made if missing.
+            tasks: some of "panoptic_seg", "segm", "sem_seg". Masks of classes whose ids no grey png
+                can hold (0 to 65535) are left out, with a warning.
         """
         self._truth = truth
         self._folder = folder
         self._tasks = tuple(tasks)
-        kind = str(truth.metadata.get("evaluator_type"))
-        self._cityscapes = kind.startswith("cityscapes_")
+        ids = (*truth.classes.dataset_ids, no_class(truth))
+        if "sem_seg" in tasks and not 0 <= min(ids) <= max(ids) <= _MAX_LABEL:
+            logger.warning("No semantic masks are kept: a png cannot hold the ids %s", sorted(ids))
+            self._tasks = tuple(task for task in tasks if task != "sem_seg")
         self.reset()
 
     def reset(self) -> None:
-        self._names = _picture_names(self._truth)
+        self._names = picture_names(self._truth)
         if comm.is_main_process():
-            for name in (f"{PANOPTIC}.json", f"{INSTANCES}.json", f"{PANOPTIC}.zip"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.remove(self._path(name))
-            shutil.rmtree(self._path(_PARTS), ignore_errors=True)
-            for name in (_PARTS, PANOPTIC, INSTANCES, SEMANTIC):
-                if name != INSTANCES or self._cityscapes:
-                    os.makedirs(self._path(name), exist_ok=True)
+            shutil.rmtree(self._path(), ignore_errors=True)
+            folders = {"panoptic_seg": PANOPTIC, "segm": INSTANCES, "sem_seg": SEMANTIC}
+            for task in self._tasks:
+                if task != "segm" or self._truth.is_cityscapes:
+                    os.makedirs(self._path(folders[task]), exist_ok=True)
+            os.makedirs(self._path(), exist_ok=True)
         comm.synchronize()
 
     def _path(self, *names: str) -> str:
-        return os.path.join(self._folder, *names)
+        """What is not finished."""
+        return os.path.join(self._folder, _UNFINISHED, *names)
 
     def process(self, inputs: Sequence[Mapping], outputs: Sequence[Mapping]) -> None:
         """Writes the predictions of a batch.
@@ -83,7 +99,7 @@ class PredictionWriter(DatasetEvaluator):
             if "panoptic_seg" in self._tasks and "panoptic_seg" in output:
                 self._append(PANOPTIC, [self._write_panoptic(key, output["panoptic_seg"])])
             if "segm" in self._tasks and "instances" in output:
-                if self._cityscapes:
+                if self._truth.is_cityscapes:
                     ids = self._truth.classes.dataset_ids
                     folder = self._path(INSTANCES)
                     write_instances(folder, self._names[key], output["instances"], ids)
@@ -94,9 +110,8 @@ class PredictionWriter(DatasetEvaluator):
 
     def _append(self, what: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """A line of json for each picture, in a file of this process."""
-        with open(
-            self._path(_PARTS, f"{what}.{comm.get_rank()}.lines"), "a", encoding="utf-8"
-        ) as file:
+        path = self._path(f"{what}.{comm.get_rank()}.lines")
+        with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entries) + "\n")
 
     def _write_panoptic(self, key: Any, panoptic_seg: Any) -> dict[str, Any]:
@@ -137,7 +152,7 @@ class PredictionWriter(DatasetEvaluator):
     def _write_semantic(self, key: Any, sem_seg: Any) -> None:
         labels = np.asarray((sem_seg.argmax(0) if sem_seg.ndim == 3 else sem_seg).cpu())
         ids = self._truth.classes.dataset_ids
-        none = UNLABELED if self._cityscapes else self._truth.classes.ignore_label
+        none = no_class(self._truth)
         kind = np.uint8 if max(*ids, none) < 256 else np.uint16
         table = np.array([*ids, none], dtype=kind)
         known = (labels >= 0) & (labels < len(ids))
@@ -151,31 +166,47 @@ class PredictionWriter(DatasetEvaluator):
         comm.synchronize()
         if not comm.is_main_process():
             return
+        finished = []
         if "panoptic_seg" in self._tasks:
             self._join(PANOPTIC, '{"annotations": [', "]}")
             self._zip()
-        if "segm" in self._tasks and not self._cityscapes:
-            self._join(INSTANCES, "[", "]")
-        shutil.rmtree(self._path(_PARTS), ignore_errors=True)
+            finished += [PANOPTIC, f"{PANOPTIC}.json", f"{PANOPTIC}.zip"]
+        if "segm" in self._tasks:
+            if not self._truth.is_cityscapes:
+                self._join(INSTANCES, "[", "]")
+            finished.append(INSTANCES if self._truth.is_cityscapes else f"{INSTANCES}.json")
+        if "sem_seg" in self._tasks:
+            finished.append(SEMANTIC)
+        self._replace(finished)
+
+    def _replace(self, finished: Sequence[str]) -> None:
+        """Puts what is finished in the place of all that an earlier run has left."""
+        for what in (PANOPTIC, INSTANCES, SEMANTIC):
+            for name in (f"{what}.json", f"{what}.zip"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(self._folder, name))
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(os.path.join(self._folder, what))
+        for name in finished:
+            os.replace(self._path(name), os.path.join(self._folder, name))
+        shutil.rmtree(self._path(), ignore_errors=True)
 
     def _join(self, what: str, head: str, tail: str) -> None:
-        part = self._path(_PARTS, f"{what}.json")
-        with open(part, "w", encoding="utf-8") as file:
+        with open(self._path(f"{what}.json"), "w", encoding="utf-8") as file:
             file.write(head)
             first = True
             for entry in self._entries(what):
                 file.write(("" if first else ",\n") + json.dumps(entry))
                 first = False
             file.write(tail)
-        os.replace(part, self._path(f"{what}.json"))
 
     def _entries(self, what: str) -> Iterator[dict[str, Any]]:
         """The entries of all processes; a picture that two have had counts once."""
         seen = set()
-        for name in sorted(os.listdir(self._path(_PARTS))):
+        for name in sorted(os.listdir(self._path())):
             if not name.startswith(f"{what}.") or not name.endswith(".lines"):
                 continue
-            with open(self._path(_PARTS, name), encoding="utf-8") as file:
+            with open(self._path(name), encoding="utf-8") as file:
                 for line in file:
                     entries = json.loads(line)
                     if entries and entries[0]["image_id"] not in seen:
@@ -183,37 +214,15 @@ class PredictionWriter(DatasetEvaluator):
                         yield from entries
 
     def _zip(self) -> None:
-        part = self._path(_PARTS, f"{PANOPTIC}.zip")
+        path = self._path(f"{PANOPTIC}.zip")
         # Pngs are packed already.
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             archive.write(self._path(f"{PANOPTIC}.json"), f"{PANOPTIC}.json")
             for entry in self._entries(PANOPTIC):
                 name = entry["file_name"]
                 archive.write(self._path(PANOPTIC, name), f"{PANOPTIC}/{name}")
-        os.replace(part, self._path(f"{PANOPTIC}.zip"))
-
-
-def _picture_names(truth: PanopticTruth) -> dict[Any, str]:
-    """By key the name of each picture's files: its own, with a number where two have the same."""
-    names: dict[Any, str] = {}
-    taken: set[str] = set()
-    for key, record in truth.records().items():
-        stem = os.path.splitext(os.path.basename(record["file_name"]))[0]
-        name, number = stem, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{stem}_{number}"
-        taken.add(name.casefold())
-        names[key] = name
-    return names
 
 
 def _save(pixels: np.ndarray, path: str) -> None:
-    """Writes a png; a broken-off run leaves none that is half there."""
-    part = f"{path}.part"
-    try:
+    with whole_file(path) as part:
         Image.fromarray(pixels).save(part, format="png")
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(part)

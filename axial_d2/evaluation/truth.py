@@ -13,6 +13,9 @@ from axial_d2.data.datasets import load_dataset
 from axial_d2.data.segments import annotation_mask, read_segments, truth_file
 from axial_d2.panoptic.encoding import compact_ids
 
+#: What can be judged: PQ, AP, mIoU.
+TASKS = ("panoptic_seg", "segm", "sem_seg")
+_TASKS_OF_TRUTH = {"panoptic": TASKS, "semantic": ("sem_seg",), "instances": ("segm",)}
 # Evaluators go over a batch one after the other; batches at test time are of one or a few pictures.
 _KEPT = 4
 
@@ -68,6 +71,8 @@ class PanopticTruth:
         class_names: by contiguous id.
         thing_ids: contiguous ids of the thing classes, ascending.
         dataset_ids: the data set's own category id by contiguous id.
+        tasks: what it can judge: some of `TASKS`.
+        is_cityscapes: whether it is one of Detectron2's Cityscapes data sets.
 
     Raises:
         ValueError: the data set is not registered, or has no classes that are numbered together.
@@ -79,6 +84,9 @@ class PanopticTruth:
         self.class_names: list[str] = list(self.classes.names)
         self.thing_ids: list[int] = list(self.classes.thing_ids)
         self.dataset_ids: dict[int, int] = dict(enumerate(self.classes.dataset_ids))
+        self.tasks: tuple[str, ...] = _TASKS_OF_TRUTH[self.classes.truth]
+        kind = str(self.metadata.get("evaluator_type"))
+        self.is_cityscapes = kind.startswith("cityscapes_")
         self._dataset_name = dataset_name
         self._records: dict[Hashable, Mapping[str, Any]] | None = None
         self._kept: OrderedDict[Hashable, TruthPicture] = OrderedDict()

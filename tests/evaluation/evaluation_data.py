@@ -16,6 +16,7 @@ from PIL import Image
 
 from axial_d2.config import add_axial_config
 from axial_d2.data import register_coco_panoptic
+from axial_d2.engine import evaluate_saved
 from axial_d2.evaluation import build_evaluator
 
 # Things neither come first nor together; ids of the data set are not contiguous ones.
@@ -184,3 +185,24 @@ def assert_all_100(results):
     for task, scores in results.items():
         for name, score in scores.items():
             assert math.isnan(score) or score == pytest.approx(100), (task, name, score)
+
+
+def save(data, outputs, output_dir):
+    """Evaluates and keeps the predictions; returns the results and their folder."""
+    cfg = config()
+    cfg.TEST.SAVE_PREDICTIONS = True
+    evaluators = build_evaluator(cfg, data.name, str(output_dir))
+    evaluators.reset()
+    for given, out in zip(data.inputs(), outputs, strict=True):
+        evaluators.process([given], [out])
+    return evaluators.evaluate(), Path(output_dir, "predictions")
+
+
+def score(data, folder, output):
+    return evaluate_saved(config(), data.name, str(folder), str(output))
+
+
+def assert_same(a, b):
+    assert set(a) == set(b)
+    for task, scores in a.items():
+        assert b[task] == pytest.approx(scores, nan_ok=True), task

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from cityscapesscripts.evaluation.evalPanopticSemanticLabeling import evaluatePanoptic
 from detectron2.utils import comm
-from evaluation_data import config, disturbed, perfect, random_data
+from evaluation_data import (
+    CATEGORIES,
+    assert_same,
+    config,
+    disturbed,
+    perfect,
+    random_data,
+    save,
+    score,
+)
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -24,27 +33,6 @@ TASKS = ("panoptic_seg", "segm", "sem_seg")
 @pytest.fixture
 def data(tmp_path):
     return random_data(tmp_path / "data")
-
-
-def save(data, outputs, output_dir):
-    """Evaluates and keeps the predictions; returns the results and their folder."""
-    cfg = config()
-    cfg.TEST.SAVE_PREDICTIONS = True
-    evaluators = build_evaluator(cfg, data.name, str(output_dir))
-    evaluators.reset()
-    for given, out in zip(data.inputs(), outputs, strict=True):
-        evaluators.process([given], [out])
-    return evaluators.evaluate(), Path(output_dir, "predictions")
-
-
-def score(data, folder, output):
-    return evaluate_saved(config(), data.name, str(folder), str(output))
-
-
-def assert_same(a, b):
-    assert set(a) == set(b)
-    for task, scores in a.items():
-        assert b[task] == pytest.approx(scores, nan_ok=True), task
 
 
 def test_saved_predictions_score_as_the_model_did(data, tmp_path):
@@ -129,115 +117,50 @@ def test_two_processes_write_one_result(data, tmp_path, monkeypatch):
         assert sorted(first, key=lambda e: e[key]) == sorted(second, key=lambda e: e[key])
 
 
-def test_a_broken_off_run_leaves_no_result(data, tmp_path):
-    _, folder = save(data, perfect(data), tmp_path / "out")
+def test_a_broken_off_run_leaves_the_earlier_one(data, tmp_path):
+    results, folder = save(data, perfect(data), tmp_path / "out")
     writer = PredictionWriter(PanopticTruth(data.name), str(folder), TASKS)
-    writer.process(data.inputs()[:1], perfect(data)[:1])
-    assert not (folder / "panoptic.json").exists() and not (folder / "panoptic.zip").exists()
-    assert not list(folder.rglob("*.part"))
+    writer.process(data.inputs()[:1], disturbed(data)[:1])
+    assert_same(results, score(data, folder, tmp_path / "scores"))
+    fresh = PredictionWriter(PanopticTruth(data.name), str(tmp_path / "fresh"), TASKS)
+    fresh.process(data.inputs()[:1], disturbed(data)[:1])
+    assert os.listdir(tmp_path / "fresh") == [".unfinished"]
+    with pytest.raises(SetupError, match="no predictions in"):
+        score(data, tmp_path / "fresh", tmp_path / "scores")
+
+
+def test_nothing_of_an_earlier_run_is_left(data, tmp_path):
+    _, folder = save(data, perfect(data), tmp_path / "out")
+    for name in ("panoptic/old.png", "semantic/old.png"):
+        Image.new("L", (2, 2)).save(folder / name)
+    writer = PredictionWriter(PanopticTruth(data.name), str(folder), ("sem_seg",))
+    writer.process(data.inputs(), perfect(data))
+    writer.evaluate()
+    assert os.listdir(folder) == ["semantic"]
+    assert sorted(os.listdir(folder / "semantic")) == [f"{n}.png" for n in range(4)]
+
+
+@pytest.mark.parametrize("extra, none", [(255, 256), (300, 255), (70000, None), (-1, None)])
+def test_ids_of_any_size_in_semantic_masks(tmp_path, caplog, extra, none):
+    """255 as a class is not mistaken for "none"; what no grey png can hold is left out."""
+    categories = [*CATEGORIES[:3], {**CATEGORIES[3], "id": extra}]
+    data = random_data(tmp_path / "data", categories)
+    outputs = perfect(data)
+    for out in outputs:
+        out["sem_seg"] = out["sem_seg"].argmax(0)
+        out["sem_seg"][:5] = 99  # no class
+    results, folder = save(data, outputs, tmp_path / "out")
+    if none is None:
+        assert not (folder / "semantic").exists() and "No semantic masks are kept" in caplog.text
+        return
+    assert set(np.asarray(Image.open(folder / "semantic/2.png"))[0].tolist()) == {none}
+    assert_same(results, score(data, folder, tmp_path / "scores"))
 
 
 def test_predictions_are_kept_on_request_alone(data, tmp_path):
     evaluators = build_evaluator(config(), data.name, str(tmp_path / "out"))
     assert not any(isinstance(e, PredictionWriter) for e in evaluators._evaluators)
     assert not (tmp_path / "out").exists()
-
-
-# ---- other projects' files, and what is wrong with them -----------------------------------------
-
-
-def test_another_projects_names(data, tmp_path):
-    results, folder = save(data, disturbed(data), tmp_path / "out")
-    theirs = tmp_path / "theirs"
-    (theirs / "nested").mkdir(parents=True)
-    (folder / "panoptic").rename(theirs / "nested/panoptic_val_foo_results")
-    (folder / "panoptic.json").rename(theirs / "nested/panoptic_val_foo_results.json")
-    (folder / "instances.json").rename(theirs / "segm_results.json")
-    found = score(data, theirs, tmp_path / "scores")
-    assert_same({k: v for k, v in results.items() if k != "sem_seg"}, found)
-
-
-def edit(path, change):
-    content = json.loads(path.read_text())
-    change(content["annotations"] if isinstance(content, dict) else content)
-    path.write_text(json.dumps(content))
-
-
-DAMAGES = {
-    "a picture lacks its prediction": (
-        lambda f: edit(f / "panoptic.json", lambda c: c.pop(2)),
-        "1 of 4 pictures have no panoptic prediction, the first: .*2.jpg",
-    ),
-    "a semantic mask lacks": (
-        lambda f: (f / "semantic/3.png").unlink(),
-        "1 of 4 pictures have no semantic prediction, the first: .*3.jpg",
-    ),
-    "unknown image_id": (
-        lambda f: edit(f / "panoptic.json", lambda c: c[0].update(image_id=7)),
-        r"panoptic\.json: the data set has no picture with the image_id 7",
-    ),
-    "unknown category": (
-        lambda f: edit(
-            f / "panoptic.json", lambda c: c[0]["segments_info"][0].update(category_id=7777)
-        ),
-        r"panoptic\.json: expected a category_id of the data set, .* came 7777",
-    ),
-    "an instance of stuff": (
-        lambda f: edit(f / "instances.json", lambda c: c[0].update(category_id=7)),
-        r"instances\.json: expected the category_id of a thing, came 7",
-    ),
-    "a result without its score": (
-        lambda f: edit(f / "instances.json", lambda c: c[3].pop("score")),
-        r"instances\.json: expected score in each result",
-    ),
-    "a png of another size": (
-        lambda f: Image.open(f / "panoptic/1.png").resize((9, 9), 0).save(f / "panoptic/1.png"),
-        r"1\.png",
-    ),
-    "an id that the json lacks": (
-        lambda f: edit(f / "panoptic.json", lambda c: c[1]["segments_info"].pop()),
-        r"1\.png: expected the ids of .*panoptic\.json; the json lacks \[",
-    ),
-    "a mask of another size": (
-        lambda f: Image.new("L", (5, 6), 7).save(f / "semantic/0.png"),
-        r"sem_seg must have the truth's size .* got \(6, 5\)",
-    ),
-    "a missing png": (
-        lambda f: (f / "panoptic/3.png").unlink(),
-        r"cannot read the picture .*3\.png: No such file",
-    ),
-    "no json": (
-        lambda f: (f / "panoptic.json").write_text("{"),
-        r"panoptic\.json is not a json file",
-    ),
-    "two of one kind": (
-        lambda f: (f / "other.json").write_text((f / "panoptic.json").read_text()),
-        r"expected one json of panoptic predictions in .*, came .*other\.json and .*panoptic\.json",
-    ),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_wrong_is_named(data, tmp_path, damage):
-    _, folder = save(data, disturbed(data), tmp_path / "out")
-    change, message = DAMAGES[damage]
-    change(folder)
-    with pytest.raises(SetupError, match=message):
-        score(data, folder, tmp_path / "scores")
-    assert not (tmp_path / "scores/results.json").exists()
-
-
-def test_nothing_to_score(data, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(SetupError, match=r"no predictions in .*empty; looked for"):
-        score(data, tmp_path / "empty", tmp_path / "scores")
-    with pytest.raises(SetupError, match="expected a folder or a zip, .*nowhere is not there"):
-        score(data, tmp_path / "nowhere", tmp_path / "scores")
-    (tmp_path / "no.zip").write_text("no zip")
-    with pytest.raises(SetupError, match=r"cannot unpack .*no\.zip"):
-        score(data, tmp_path / "no.zip", tmp_path / "scores")
-    with pytest.raises(SetupError, match="--dataset: no dataset is named 'nothing_such'"):
-        evaluate_saved(config(), "nothing_such", str(tmp_path), str(tmp_path / "scores"))
 
 
 def official_scores(data, folder, cases):

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..files import whole_file
 from .report import DatasetReport
 
 #: Extensions of charts.
@@ -58,9 +59,8 @@ def save_chart(reports: Sequence[DatasetReport], path: str) -> None:
         figure.tight_layout(rect=(0, 0, 1, 1 - 0.4 / figure.get_figheight()))
         bars = list(panels[0].containers)
         figure.legend(bars, map(_plain, datasets), loc="upper center", ncols=len(datasets))
-        part = f"{path}.part"
-        figure.savefig(part, dpi=120, format=extension[1:])
-    os.replace(part, path)
+        with whole_file(path) as part:
+            figure.savefig(part, dpi=120, format=extension[1:])
 
 
 # Title, where the scale stops to be linear, and by dataset the value of each class.

@@ -16,6 +16,7 @@ import numpy as np
 from axial_d2.panoptic.encoding import compact_ids, rgb_to_id
 
 from ..datasets.coco_panoptic import IGNORE_LABEL, read_panoptic_json
+from ..files import whole_file
 from ..pictures import size_text
 from .work import Outcome, read_pixels, run, write_png
 
@@ -74,9 +75,8 @@ def _unpack(
                 if os.path.isfile(path) and os.path.getsize(path) == inside[name].file_size:
                     return None, 0, 1
                 os.makedirs(folder, exist_ok=True)
-                with open(f"{path}.part", "wb") as file:
+                with whole_file(path) as part, open(part, "wb") as file:
                     file.write(opened.read(inside[name]))  # which looks at the checksum
-                os.replace(f"{path}.part", path)
                 return None, 1, 0
 
             return run(f"{split}: unpacking", names, take, workers=workers)[0]

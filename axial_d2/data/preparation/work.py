@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from axial_d2.panoptic.encoding import boxes_of, compact_ids
 
+from ..files import whole_file
 from ..parallel import in_threads
 from ..pictures import UNREADABLE
 
@@ -96,15 +97,10 @@ def write_png(path: str, pixels: np.ndarray) -> bool:
     if os.path.isfile(path) and _holds(path, pixels):
         return False
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.part"
-    try:
+    with whole_file(path) as part:
         Image.fromarray(pixels).save(part, format="png")
         if not _holds(part, pixels):
             raise OSError(f"{path}: what was written is not what is there: is the disk full?")
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
     return True
 
 
@@ -133,14 +129,8 @@ def write_json(path: str, content: Any) -> bool:
             if file.read() == text:
                 return False
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    part = f"{path}.part"
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+    with whole_file(path) as part, open(part, "w", encoding="utf-8") as file:
+        file.write(text)
     return True
 
 
