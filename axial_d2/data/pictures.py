@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 from detectron2.data import detection_utils as utils
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 #: What Pillow raises for a file that it cannot read: SyntaxError is its word for a broken png.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -73,4 +73,6 @@ def _check_plain(path: str) -> None:
 
 def _cause(error: Exception) -> str:
     """The error without the path, which the message has already."""
+    if isinstance(error, UnidentifiedImageError):  # which shows a Python object
+        return "cannot identify image file: it begins as none of a known format"
     return getattr(error, "strerror", None) or str(error)

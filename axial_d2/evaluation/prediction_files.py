@@ -222,24 +222,23 @@ def _find_semantic(
 def _by_picture(paths: Sequence[Path], truth: PanopticTruth, what: str) -> dict[Hashable, Path]:
     """The files named as pictures, by the pictures' keys.
 
-    By the whole name or, in Cityscapes, by its first three parts; of pictures of one name by the
-    number that ours have, or by the folders that a file is in.
+    By the whole name or, as Cityscapes' scripts do, by its first three parts; of pictures of one
+    name by the number that ours have, or by the folders that a file is in.
     """
     by_name: dict[str, list[Path]] = {}
     for path in paths:
-        by_name.setdefault(path.stem, []).append(path)
-        head = _city_frame(path.stem)
-        if truth.is_cityscapes and head != path.stem:
-            by_name.setdefault(head, []).append(path)
+        name = _city_frame(path.stem) if truth.is_cityscapes else path.stem
+        by_name.setdefault(name, []).append(path)
     found: dict[Hashable, Path] = {}
     taken: set[Path] = set()
     for (key, record), name in zip(
         truth.records().items(), picture_names(truth).values(), strict=True
     ):
         stem = _stem(record)
-        options = by_name.get(name) or by_name.get(stem) or []
-        if not options and truth.is_cityscapes:
+        if truth.is_cityscapes:
             options = by_name.get(_city_frame(stem), [])
+        else:
+            options = by_name.get(name) or by_name.get(stem) or []
         options = list(_closest([p for p in options if p not in taken], record["file_name"]))
         if len(options) > 1:
             raise ValueError(

@@ -24,7 +24,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from axial_d2.engine import SetupError, evaluate_saved
-from axial_d2.evaluation import PanopticTruth, PredictionWriter, SavedPredictions, build_evaluator
+from axial_d2.evaluation import (
+    PanopticTruth,
+    PredictionWriter,
+    SavedPredictions,
+    build_evaluator,
+    saved_predictions,
+)
 from axial_d2.panoptic_quality import pq_compute
 
 TASKS = ("panoptic_seg", "segm", "sem_seg")
@@ -189,6 +195,27 @@ def official_scores(data, folder, cases):
     return scores
 
 
+def check_odd_files(cfg, name, folder, cases, tmp_path):
+    """What is no error of the files is said, what the scripts refuse is refused."""
+    semantic = next((folder / "semantic").iterdir())
+    Image.open(semantic).point(lambda value: 3).save(semantic)
+    with pytest.MonkeyPatch.context() as patch:
+        said = []
+        patch.setattr(
+            saved_predictions.logger, "warning", lambda text, *values: said.append(values)
+        )
+        evaluate_saved(cfg, name, str(folder), str(tmp_path / "scores"))
+    assert [values[1] for values in said] == ["3"]
+    text = folder / f"instances/{cases[2].name}_old.txt"
+    text.touch()
+    with pytest.raises(SetupError, match="expected one instance text file for the picture"):
+        evaluate_saved(cfg, name, str(folder), str(tmp_path / "scores"))
+    text.unlink()
+    (folder / "instances.json").write_text("[]")
+    with pytest.raises(SetupError, match="expected one kind of instances"):
+        evaluate_saved(cfg, name, str(folder), str(tmp_path / "scores"))
+
+
 def test_cityscapes_files(tmp_path, monkeypatch):
     """Text files with masks, under Cityscapes' names, equal what was predicted."""
     sys.path.append(str(Path(__file__).parents[2] / "dev"))
@@ -221,6 +248,7 @@ def test_cityscapes_files(tmp_path, monkeypatch):
         official = official_scores(tmp_path / "data", folder, cases)
         assert official["AP"] == pytest.approx(results["segm"]["AP"])
         assert official["IoU"] == pytest.approx(results["sem_seg"]["mIoU"])
+        check_odd_files(cfg, name, folder, cases, tmp_path)
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
