@@ -23,7 +23,7 @@ from .pictures import read_labels, read_picture, size_text
 #: Keys of a dataset dict that say where the truth is.
 TRUTH_FILES = ("pan_seg_file_name", "sem_seg_file_name", "instance_file_name", "annotations")
 # A polygon may reach out of the picture, but no picture is as large as this, in pixels.
-_FARTHEST = 100_000
+_FARTHEST = 1_000_000
 
 
 class Segments(NamedTuple):

@@ -241,7 +241,7 @@ DAMAGES = {
         lambda f: edit(
             f / "instances.json", lambda c: c[0].update(segmentation=[[0, 0, 1e9, 0, 1e9, 9]])
         ),
-        r"instances\.json: image_id 100: .* expected numbers from -100000 to 100000 in a polygon",
+        r"instances\.json: image_id 100: .* expected numbers from -1000000 to 1000000 in a polygon",
     ),
     "a code of fewer pixels": (
         lambda f: edit(
