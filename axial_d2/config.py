@@ -66,7 +66,8 @@ def _add_backbone(cfg: CfgNode) -> None:
     node.DROP_PATH = 0.0
     # Recomputes each block in the backward pass instead of keeping its activations.
     node.CHECKPOINT = False
-    # Which implementation of `axial_d2.ops.axial_attention`; "auto" takes the fastest that can run.
+    # Which implementation of `axial_d2.ops.axial_attention`; "auto" takes the fastest that can run:
+    # "compiled" on a CPU with a C++ compiler, else "kept" or "blocked".
     # Local attention has "blocked", which "auto" takes, and "reference".
     node.BACKEND = "auto"
     node.OUT_FEATURES = ["res2", "res3", "res5"]

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
 
 from axial_d2 import ops
+from axial_d2.layers.folding import Folding, may_fold, running_affine, tensors_of
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.position_table import RelativePositionTable
 
@@ -85,6 +88,7 @@ class AxialAttention1d(nn.Module):
         self.query_table = table(depth=self.query_depth)
         self.key_table = table(depth=self.query_depth)
         self.value_table = table(depth=self.value_depth)
+        self._folding = Folding()
         nn.init.normal_(self.qkv.weight, std=in_channels**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,9 +100,12 @@ class AxialAttention1d(nn.Module):
         Returns:
             (N, out_channels, H, W).
         """
+        folded = self._folded()
+        if folded is not None:
+            return self._forward_folded(x, folded)
         q, k, v = self._strips(_SameLayoutBackward.apply(self.qkv_norm(self.qkv(x))))
         tables = (self.query_table(), self.key_table(), self.value_table())
-        span = ops.check_span(self.span, q.shape[2])
+        span = ops.check_span(self.span, q.shape[-2])
         norm, backend = self.logit_norm, self.backend
         if norm.uses_batch:
             content, position = ops.normalized_axial_attention(
@@ -111,20 +118,62 @@ class AxialAttention1d(nn.Module):
         content = self.content_norm(self._feature_map(content, x))
         return content + self.position_norm(self._feature_map(position, x))
 
+    def _folded(self) -> "_Folded | None":
+        """All norms as part of what stands beside them, where that may be; see `folding`."""
+        norms = (self.qkv_norm, self.content_norm, self.position_norm)
+        tables = (self.query_table, self.key_table, self.value_table)
+        parts = (self.qkv, *norms, self.logit_norm, *tables)
+        frozen = not any(n.training for n in norms) and not self.logit_norm.uses_batch
+        if not frozen or not may_fold(*parts):
+            self._folding.clear()
+            return None
+        return self._folding.of(tensors_of(*parts), self._fold)
+
+    def _fold(self) -> "_Folded | None":
+        qkv = running_affine(self.qkv_norm)
+        content = running_affine(self.content_norm)
+        position = running_affine(self.position_norm)
+        if qkv is None or content is None or position is None:
+            return None
+        dtype, values = self.qkv.weight.dtype, slice(self.out_channels, None)
+        scale, shift = qkv.scale.clone(), qkv.shift.clone()
+        scale[values] *= content.scale
+        shift[values] *= content.scale
+        by_head = (self.num_heads, 1, self.value_depth)
+        table = self.value_table() * position.scale.view(by_head)  # (G, R, Dv)
+        # The weights of a query add up to one, so what is added to every row is added to the sum.
+        table += (content.shift + position.shift).view(by_head)
+        return _Folded(
+            (self.qkv.weight * scale[:, None, None, None]).to(dtype),
+            shift.to(dtype),
+            table.to(dtype),
+            self.logit_norm.running_scale(),
+        )
+
+    def _forward_folded(self, x: Tensor, folded: "_Folded") -> Tensor:
+        q, k, v = self._strips(F.conv2d(x, folded.weight, folded.bias))
+        tables = (self.query_table(), self.key_table(), folded.value_table)
+        total = ops.summed_axial_attention(
+            *(q, k, v, *tables),
+            logit_scale=folded.logit_scale,
+            span=self.span,
+            backend=self.backend,
+        )
+        return self._feature_map(total, x)
+
     def _strips(self, qkv: Tensor) -> list[Tensor]:
-        """Cuts (N, 2 * out_channels, H, W) into q, k and v, each (B, G, L, D)."""
+        """Views (N, 2 * out_channels, H, W) as q, k and v, each (N, S, G, L, D)."""
         order = (0, 3, 2, 1) if self.axis == "height" else (0, 2, 3, 1)
-        strips = qkv.permute(order).flatten(0, 1)  # (B, L, 2 * out_channels)
+        strips = qkv.permute(order)  # (N, S, L, 2 * out_channels)
         half = self.out_channels // 2
         return [
-            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, G, L, D)
-            for part in strips.split([half, half, self.out_channels], dim=2)
+            part.unflatten(3, (self.num_heads, -1)).transpose(2, 3)  # (N, S, G, L, D)
+            for part in strips.split([half, half, self.out_channels], dim=3)
         ]
 
     def _feature_map(self, strips: Tensor, x: Tensor) -> Tensor:
-        """Puts (B, G, L, D) back into (N, G * D, H, W), N, H and W as x has them."""
-        lines = strips.transpose(1, 2).flatten(2)  # (B, L, G * D)
-        lines = lines.unflatten(0, (x.shape[0], -1))  # (N, W or H, L, G * D)
+        """Puts (N, S, G, L, D) back into (N, G * D, H, W), in x's layout."""
+        lines = strips.transpose(2, 3).flatten(3)  # (N, S, L, G * D)
         order = (0, 3, 2, 1) if self.axis == "height" else (0, 3, 1, 2)
         feature_map = lines.permute(order)  # (N, G * D, H, W)
         # Norms are several times slower on strides that are neither of torch's two layouts.
@@ -132,6 +181,22 @@ class AxialAttention1d(nn.Module):
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, heads={self.num_heads}, span={self.span or 'global'}"
+
+
+class _Folded(NamedTuple):
+    """A layer for evaluation.
+
+    Attributes:
+        weight: (2 * out_channels, in_channels, 1, 1), of the projection.
+        bias: (2 * out_channels,).
+        value_table: (G, R, Dv).
+        logit_scale: (3, G).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    value_table: Tensor
+    logit_scale: Tensor
 
 
 class _SameLayoutBackward(torch.autograd.Function):

@@ -1,10 +1,12 @@
 """The residual block of Axial-ResNet."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axial_d2.layers.axial_attention import NormFactory
 from axial_d2.layers.drop_path import DropPath
+from axial_d2.layers.folding import Folding, FoldingSequential, convolve
 
 
 class AxialBottleneck(nn.Module):
@@ -41,11 +43,12 @@ class AxialBottleneck(nn.Module):
         self.attention = attention
         self.expand = nn.Conv2d(mid_channels, out_channels, kernel_size=1, bias=False)
         self.expand_norm = norm(out_channels)
+        self._folding = {part: Folding() for part in ("reduce", "expand")}
         self.drop_path = DropPath(drop_path)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
+            self.shortcut = FoldingSequential(
                 SubsampledConv(in_channels, out_channels, stride=stride),
                 norm(out_channels),
             )
@@ -59,10 +62,12 @@ class AxialBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes (N, in_channels, H, W), gives (N, out_channels, ceil(H / stride), ...)."""
-        branch = self.relu(self.reduce_norm(self.reduce(x)))
-        branch = self.relu(self.attention(branch))
-        branch = self.expand_norm(self.expand(branch))
-        return self.relu(self.drop_path(branch) + self.shortcut(x))
+        branch = convolve(self.reduce, self.reduce_norm, x, self._folding["reduce"])
+        branch = self.relu(self.attention(self.relu(branch)))
+        branch = convolve(self.expand, self.expand_norm, branch, self._folding["expand"])
+        branch, shortcut = self.drop_path(branch), self.shortcut(x)
+        total = branch + shortcut if torch.is_grad_enabled() else branch.add_(shortcut)
+        return self.relu(total)
 
 
 class SubsampledConv(nn.Conv2d):
@@ -83,10 +88,10 @@ class SubsampledConv(nn.Conv2d):
         """
         super().__init__(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Takes (N, in_channels, H, W), gives (N, out_channels, ceil(H / stride), ...)."""
         step = self.stride[0]
-        return F.conv2d(x[:, :, ::step, ::step], self.weight)
+        return F.conv2d(x[:, :, ::step, ::step], weight, bias)
 
 
 def init_convolution(convolution: nn.Conv2d) -> None:

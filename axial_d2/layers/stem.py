@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from axial_d2.layers.axial_attention import AxialAttention2d, NormFactory
 from axial_d2.layers.bottleneck import AxialBottleneck, init_convolution
+from axial_d2.layers.folding import FoldingSequential
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.recompute import recomputed
 
@@ -52,7 +53,7 @@ class ConvStem(nn.Module):
             init_convolution(convolution)
             layers += [convolution, norm(out_channels), nn.ReLU(inplace=True)]
             in_channels = out_channels
-        self.layers = nn.Sequential(*layers)
+        self.layers = FoldingSequential(*layers)
         self.pool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ Axial attention here, specified in `reference`; local 2-D attention in `local`.
 >>> content, position = ops.axial_attention(q, k, v, query_table, key_table, value_table, span=65)
 """
 
+import math
 from collections.abc import Callable
 from numbers import Integral
 
+import torch
 from torch import Tensor
 
 from axial_d2.ops.chooser import (
@@ -46,6 +48,7 @@ __all__ = [
     "logit_moments",
     "normalized_axial_attention",
     "record_backends",
+    "summed_axial_attention",
     "use_backend",
 ]
 
@@ -72,7 +75,8 @@ def axial_attention(
     The paper's output is their sum; they come apart because each has its own norm.
 
     Args:
-        q: (B, G, L, Dq) queries: B strips, G heads, L positions.
+        q: (B, G, L, Dq) queries: B strips, G heads, L positions. Strips may also be in two
+            dimensions, (N, S, G, L, Dq), S of each picture; k, v and the results then are too.
         k: (B, G, L, Dq) keys.
         v: (B, G, L, Dv) values.
         query_table: (2 * max_distance + 1, Dq), or (G, 2 * max_distance + 1, Dq): `rq`, whose row
@@ -91,14 +95,54 @@ def axial_attention(
         ValueError: shapes that don't fit together, a span that is even or negative, or a backend
             that is unknown or can't run.
     """
-    _check_inputs(q, k, query_table, key_table, logit_scale)
-    _check_values(q, v, query_table, value_table)
-    span = check_span(span, q.shape[2])
-    chosen = choose_backend(backend, _sizes(q, v, span, query_table, key_table, value_table))
-    record(chosen.name)
-    return chosen.axial_attention(
-        q, k, v, query_table, key_table, value_table, logit_scale=logit_scale, span=span
+    tables = (query_table, key_table, value_table)
+    chosen, span = _choose(backend, q, k, v, tables, logit_scale, span)
+    results = chosen.axial_attention(
+        *_strips(chosen, q, k, v), *tables, logit_scale=logit_scale, span=span
     )
+    return _like(results[0], v), _like(results[1], v)
+
+
+def summed_axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The sum of `axial_attention`'s two results, for where no norm stands between: equation 4.
+
+    Args:
+        q: as for `axial_attention`, like all that follow.
+        k: see there.
+        v: see there.
+        query_table: see there.
+        key_table: see there.
+        value_table: see there.
+        logit_scale: see there.
+        span: see there.
+        backend: see there.
+
+    Returns:
+        (B, G, L, Dv), in v's layout where the backend can.
+
+    Raises:
+        ValueError: as `axial_attention`.
+    """
+    tables = (query_table, key_table, value_table)
+    chosen, span = _choose(backend, q, k, v, tables, logit_scale, span)
+    arguments = (*_strips(chosen, q, k, v), *tables)
+    if chosen.summed_axial_attention is not None and not torch.is_grad_enabled():
+        total = chosen.summed_axial_attention(*arguments, logit_scale=logit_scale, span=span)
+    else:
+        content, position = chosen.axial_attention(*arguments, logit_scale=logit_scale, span=span)
+        total = content + position
+    return _like(total, v)
 
 
 def normalized_axial_attention(
@@ -135,27 +179,26 @@ def normalized_axial_attention(
     Raises:
         ValueError: as `axial_attention`.
     """
-    _check_inputs(q, k, query_table, key_table, None)
-    _check_values(q, v, query_table, value_table)
-    span = check_span(span, q.shape[2])
-    chosen = choose_backend(backend, _sizes(q, v, span, query_table, key_table, value_table))
-    record(chosen.name)
     tables = (query_table, key_table, value_table)
+    chosen, span = _choose(backend, q, k, v, tables, None, span)
 
     def checked_scale(mean: Tensor, variance: Tensor, count: int) -> Tensor:
         scale = scale_of(mean, variance, count)
         _check_scale(scale, q, "scale_of's result")
         return scale
 
+    strips = _strips(chosen, q, k, v)
     if chosen.normalized_axial_attention is not None:
-        return chosen.normalized_axial_attention(
-            q, k, v, *tables, scale_of=checked_scale, span=span
+        results = chosen.normalized_axial_attention(
+            *strips, *tables, scale_of=checked_scale, span=span
         )
-    # Sums over millions of logits: not in half precision, whatever autocast says.
-    with no_autocast(q):
-        inputs = (at_least_single(t) for t in (q, k, query_table, key_table))
-        scale = checked_scale(*chosen.logit_moments(*inputs, span=span))
-    return chosen.axial_attention(q, k, v, *tables, logit_scale=scale, span=span)
+    else:
+        # Sums over millions of logits: not in half precision, whatever autocast says.
+        with no_autocast(q):
+            inputs = (at_least_single(t) for t in (*_flat(q, k), query_table, key_table))
+            scale = checked_scale(*chosen.logit_moments(*inputs, span=span))
+        results = chosen.axial_attention(*strips, *tables, logit_scale=scale, span=span)
+    return _like(results[0], v), _like(results[1], v)
 
 
 def logit_moments(
@@ -185,9 +228,9 @@ def logit_moments(
         ValueError: as `axial_attention`.
     """
     _check_inputs(q, k, query_table, key_table, None)
-    span = check_span(span, q.shape[2])
+    span = check_span(span, q.shape[-2])
     chosen = choose_backend(backend, _sizes(q, q, span, query_table, key_table))
-    return chosen.logit_moments(q, k, query_table, key_table, span=span)
+    return chosen.logit_moments(*_flat(q, k), query_table, key_table, span=span)
 
 
 def check_span(span: int | None, length: int | None = None) -> int | None:
@@ -213,33 +256,80 @@ def check_span(span: int | None, length: int | None = None) -> int | None:
     return int(span)
 
 
+def _choose(
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: tuple[Tensor, Tensor, Tensor],
+    logit_scale: Tensor | None,
+    span: int | None,
+) -> tuple[Backend, int | None]:
+    """Checks the arguments; the backend that is to run, and the span in its plain form."""
+    _check_inputs(q, k, *tables[:2], logit_scale)
+    _check_values(q, v, tables[0], tables[2])
+    span = check_span(span, q.shape[-2])
+    chosen = choose_backend(backend, _sizes(q, v, span, *tables))
+    record(chosen.name)
+    return chosen, span
+
+
+def _strips(chosen: Backend, *tensors: Tensor) -> tuple[Tensor, ...]:
+    return tensors if chosen.takes_pictures else _flat(*tensors)
+
+
+def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """(N, S, G, L, D) as (B, G, L, D)."""
+    return tuple(t.flatten(0, 1) if t.dim() == 5 else t for t in tensors)
+
+
+def _like(result: Tensor, v: Tensor) -> Tensor:
+    """(B, G, L, D) as (N, S, G, L, D) where v is that."""
+    return result if result.dim() == v.dim() else result.unflatten(0, v.shape[:2])
+
+
 def _sizes(q: Tensor, v: Tensor, span: int | None, *tables: Tensor) -> AttentionSizes:
     folded = any(table.dim() == 3 for table in tables)
-    return AttentionSizes(q, v, q.shape[1] if folded else 1, span)
+    *strips, heads, length, depth = q.shape
+    return AttentionSizes(
+        strips=math.prod(strips),
+        heads=heads,
+        length=length,
+        depth=depth,
+        value_depth=v.shape[-1],
+        tables=heads if folded else 1,
+        span=span,
+        dtype=q.dtype,
+        device=q.device,
+    )
 
 
 def _check_inputs(
     q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor, logit_scale: Tensor | None
 ) -> None:
-    if q.dim() != 4 or 0 in q.shape[:3]:
-        raise ValueError(f"q: expected (B, G, L, D) with none of B, G, L 0, got {tuple(q.shape)}")
+    if q.dim() not in (4, 5) or 0 in q.shape[:-1]:
+        raise ValueError(
+            f"q: expected (B, G, L, D) or (N, S, G, L, D), with none of B, N, S, G, L 0, "
+            f"got {tuple(q.shape)}"
+        )
     if k.shape != q.shape:
         raise ValueError(f"k: expected q's shape {tuple(q.shape)}, got {tuple(k.shape)}")
-    _check_table("query_table", query_table, q.shape[1], q.shape[3])
-    _check_table("key_table", key_table, q.shape[1], q.shape[3], query_table.shape[-2])
+    heads, depth = q.shape[-3], q.shape[-1]
+    _check_table("query_table", query_table, heads, depth)
+    _check_table("key_table", key_table, heads, depth, query_table.shape[-2])
     if logit_scale is not None:
         _check_scale(logit_scale, q, "logit_scale")
 
 
 def _check_scale(scale: Tensor, q: Tensor, name: str) -> None:
-    if scale.shape != (3, q.shape[1]):
-        raise ValueError(f"{name}: expected {(3, q.shape[1])}, got {tuple(scale.shape)}")
+    if scale.shape != (3, q.shape[-3]):
+        raise ValueError(f"{name}: expected {(3, q.shape[-3])}, got {tuple(scale.shape)}")
 
 
 def _check_values(q: Tensor, v: Tensor, query_table: Tensor, value_table: Tensor) -> None:
-    if v.shape[:3] != q.shape[:3] or v.dim() != 4:
-        raise ValueError(f"v: expected {(*q.shape[:3], 'Dv')}, got {tuple(v.shape)}")
-    _check_table("value_table", value_table, q.shape[1], v.shape[3], query_table.shape[-2])
+    if v.shape[:-1] != q.shape[:-1]:
+        raise ValueError(f"v: expected {(*q.shape[:-1], 'Dv')}, got {tuple(v.shape)}")
+    _check_table("value_table", value_table, q.shape[-3], v.shape[-1], query_table.shape[-2])
 
 
 def _check_table(name: str, table: Tensor, heads: int, depth: int, rows: int | None = None) -> None:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from axial_d2.ops import blocked, kept, reference
+from axial_d2.ops import blocked, compiled, kept, reference
 
 
 @dataclass(frozen=True)
@@ -14,16 +15,26 @@ class AttentionSizes:
     """What a backend needs to know to say whether it can run.
 
     Attributes:
-        query: (B, G, L, Dq), the queries; their shape, dtype and device are what matters.
-        value: (B, G, L, Dv), the values.
+        strips: B.
+        heads: G.
+        length: L.
+        depth: Dq, channels of a query.
+        value_depth: Dv, channels of a value.
         tables: 1 where the heads share the position tables, else G.
         span: odd number of keys around a query, None for the whole strip.
+        dtype: of the queries.
+        device: of the queries.
     """
 
-    query: Tensor
-    value: Tensor
+    strips: int
+    heads: int
+    length: int
+    depth: int
+    value_depth: int
     tables: int
     span: int | None
+    dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -34,9 +45,12 @@ class Backend:
         name: what `backend=` and the config's `MODEL.AXIAL_RESNET.BACKEND` call it.
         axial_attention: same arguments and results as `reference.axial_attention`.
         logit_moments: same arguments and results as `reference.logit_moments`.
+        why_not: the reason it can't run on these inputs, or None where it can.
         normalized_axial_attention: both in one, where that is faster than one after the other; same
             arguments and results as `ops.normalized_axial_attention`.
-        why_not: the reason it can't run on these inputs, or None where it can.
+        summed_axial_attention: content and position added up, where that is faster than adding
+            them; same arguments and result as `ops.summed_axial_attention`, without a gradient.
+        takes_pictures: whether strips may be in two dimensions, (N, S, G, L, D), with any strides.
     """
 
     name: str
@@ -44,15 +58,30 @@ class Backend:
     logit_moments: Callable[..., tuple[Tensor, Tensor, int]]
     why_not: Callable[[AttentionSizes], str | None]
     normalized_axial_attention: Callable[..., tuple[Tensor, Tensor]] | None = None
+    summed_axial_attention: Callable[..., Tensor] | None = None
+    takes_pictures: bool = False
 
 
 # Fastest first: "auto" takes the first that can run. The reference can always run.
 BACKENDS: dict[str, Backend] = {
+    "compiled": Backend(
+        name="compiled",
+        axial_attention=compiled.axial_attention,
+        logit_moments=compiled.logit_moments,
+        why_not=lambda sizes: compiled.why_not(sizes.dtype, sizes.device),
+        summed_axial_attention=compiled.summed_axial_attention,
+        takes_pictures=True,
+    ),
     "kept": Backend(
         name="kept",
         axial_attention=kept.axial_attention,
         logit_moments=kept.logit_moments,
-        why_not=lambda sizes: kept.why_not(sizes.query, sizes.value, sizes.tables),
+        why_not=lambda sizes: kept.why_not(
+            strips=sizes.strips * sizes.heads,
+            length=sizes.length,
+            channels=2 * sizes.depth + sizes.value_depth,
+            tables=sizes.tables,
+        ),
         normalized_axial_attention=kept.normalized_axial_attention,
     ),
     "blocked": Backend(

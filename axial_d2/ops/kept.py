@@ -22,17 +22,17 @@ from axial_d2.ops.reference import at_least_single, no_autocast
 MOST_KEPT = 1 << 23
 
 
-def why_not(q: Tensor, v: Tensor, tables: int) -> str | None:
+def why_not(strips: int, length: int, channels: int, tables: int) -> str | None:
     """The reason why there is too much to keep, or None.
 
     Args:
-        q: (B, G, L, Dq).
-        v: (B, G, L, Dv).
+        strips: those of all heads, B G.
+        length: L.
+        channels: of a query, a key and a value together.
         tables: T, 1 where the heads share them, else G.
     """
-    strips, heads, length, depth = q.shape
     # Four maps; the rows that each place meets of three tables.
-    kept = length**2 * (4 * strips * heads + tables * (2 * depth + v.shape[3]))
+    kept = length**2 * (4 * strips + tables * channels)
     if kept <= MOST_KEPT:
         return None
     return f"it would keep {kept} numbers of one layer, more than {MOST_KEPT}"

@@ -7,6 +7,7 @@ import torch
 from golden_comparison import GOLDEN, LAYERS, NET, QUANTITIES, compare
 
 from axial_d2 import ops
+from axial_d2.layers import axial_attention, folding
 
 # Of the files as they were computed. With others, the comparisons would say little.
 SHA256 = {
@@ -41,7 +42,14 @@ def test_the_comparison_sees_a_small_mistake(monkeypatch: pytest.MonkeyPatch) ->
     def slightly_off(*args: object) -> torch.Tensor:
         return original(*args[:-1], args[-1] + 1e-6)
 
+    def folded_slightly_off(norm: torch.nn.Module) -> folding.Affine:
+        norm.eps += 1e-6
+        affine = folding.running_affine(norm)
+        norm.eps -= 1e-6
+        return affine
+
     monkeypatch.setattr(torch.nn.functional, "batch_norm", slightly_off)
+    monkeypatch.setattr(axial_attention, "running_affine", folded_slightly_off)
     errors = compare("attention_width", torch.float64)
     for quantity in ("evaluation output", "training output", "input's gradient"):
         assert max(e.value for e in errors if e.quantity == quantity) > 1e-9

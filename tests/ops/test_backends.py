@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from axial_d2 import ops
-from axial_d2.ops import blocked, kept
+from axial_d2.ops import blocked, compiled, kept
 
 FAST = [name for name in ops.BACKENDS if name != "reference"]
 # Strips, length, distances in the table, span: one position, primes, a table shorter than the
@@ -251,7 +251,8 @@ def test_the_norm_takes_its_moments_in_single_precision_inside_autocast(
             torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
 
 
-def test_maps_are_kept_only_where_they_are_small() -> None:
+def test_maps_are_kept_only_where_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_why_not_built", lambda: "there is no compiler")
     *inputs, scale = (t.detach().float() for t in draw(3, 7, 9, False))
     with ops.record_backends() as ran:
         ops.axial_attention(*inputs, logit_scale=scale)

@@ -1,0 +1,165 @@
+"""Norms with running statistics as a part of the convolution before them, for evaluation.
+
+Exact but for rounding. It happens by itself in a forward pass without gradients, is kept until a
+tensor that it was made of changes, and touches neither parameters nor buffers: a state dict, a
+training step or a gradient never meets it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from axial_d2.ops.reference import at_least_single
+
+
+class Affine(NamedTuple):
+    """What a norm does with running statistics: `x * scale + shift`, (C,) each."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+class Folding:
+    """What was made of some tensors, kept until one of them is another or has changed.
+
+    A change is what torch counts as one (its version counter) or another tensor or memory in its
+    place: optimisers, `load_state_dict`, `to` and assignments all are. Writing through `.data` is
+    not, unless a forward pass in training comes between: use `torch.no_grad` to change weights.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what was made."""
+        self._sources: Sequence[Tensor | None] = ()
+        self._stamps: list[tuple] = []
+        self._made: Any = None
+
+    def of(self, sources: Sequence[Tensor | None], make: Callable[[], Any]) -> Any:
+        """What `make` gives, from the last call where no source has changed since.
+
+        Args:
+            sources: every tensor that `make` reads.
+            make: makes it.
+
+        Returns:
+            The result of `make`.
+        """
+        if any(t is not None and t.is_inference() for t in sources):
+            return make()  # Such tensors count no changes.
+        stamps = [() if t is None else _stamp(t) for t in sources]
+        same = len(sources) == len(self._sources) and all(
+            a is b for a, b in zip(sources, self._sources, strict=True)
+        )
+        if not same or stamps != self._stamps:
+            self._made = make()
+            self._sources, self._stamps = tuple(sources), stamps
+        return self._made
+
+    def __deepcopy__(self, memo: dict) -> "Folding":
+        return Folding()
+
+    def __reduce__(self) -> tuple:
+        return Folding, ()
+
+
+def _stamp(tensor: Tensor) -> tuple:
+    return tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device
+
+
+def may_fold(*modules: nn.Module) -> bool:
+    """Whether it would go unnoticed that these modules are not called one by one.
+
+    Not where a gradient may be asked for, where the graph is recorded for another runtime or
+    compiled (the compiler does it itself), or where a hook waits for a module's own result.
+    """
+    if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    hooks = torch.nn.modules.module
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+
+
+def running_affine(norm: nn.Module) -> Affine | None:
+    """Scale and shift of a norm that would use its running statistics; None where it would not.
+
+    Args:
+        norm: a batch norm of torch, or one frozen (Detectron2's or torchvision's, which are known
+            by their name); any other gives None.
+
+    Returns:
+        In at least single precision.
+    """
+    batch_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    frozen = type(norm).__name__ == "FrozenBatchNorm2d"
+    if not frozen and not (batch_norm and not norm.training and norm.running_mean is not None):
+        return None
+    mean, variance = at_least_single(norm.running_mean), at_least_single(norm.running_var)
+    scale = (variance + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -mean * scale
+    return Affine(scale, shift if norm.bias is None else shift + norm.bias)
+
+
+def tensors_of(*modules: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of modules that hold no others."""
+    return [
+        t for m in modules for group in (m._parameters, m._buffers) for t in group.values()
+        if t is not None
+    ]  # fmt: skip
+
+
+def convolve(convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Folding) -> Tensor:
+    """`norm(convolution(x))`, in one where that may be.
+
+    Args:
+        convolution: any.
+        norm: what follows it.
+        x: (N, C, H, W).
+        folding: of this pair.
+
+    Returns:
+        The result of both; without gradients it may be changed in place.
+    """
+    plain = type(convolution).forward is nn.Conv2d.forward
+    if plain and not norm.training and may_fold(convolution, norm):
+        folded = folding.of(tensors_of(convolution, norm), lambda: _folded(convolution, norm))
+        if folded is not None:
+            return convolution._conv_forward(x, *folded)
+    else:
+        folding.clear()
+    return norm(convolution(x))
+
+
+def _folded(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    affine = running_affine(norm)
+    if affine is None:
+        return None
+    weight = convolution.weight * affine.scale[:, None, None, None]
+    bias = affine.shift
+    if convolution.bias is not None:
+        bias = bias + convolution.bias * affine.scale
+    dtype = convolution.weight.dtype
+    return weight.to(dtype), bias.to(dtype)
+
+
+class FoldingSequential(nn.Sequential):
+    """A sequence in which each convolution may take in the norm after it, see `convolve`."""
+
+    def __init__(self, *modules: nn.Module) -> None:
+        """Takes modules, as `nn.Sequential`."""
+        super().__init__(*modules)
+        self._foldings = [Folding() for _ in modules]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs the modules one after the other."""
+        parts = iter(zip(self, self._foldings, strict=True))
+        for module, folding in parts:
+            following = next(parts, None) if isinstance(module, nn.Conv2d) else None
+            x = module(x) if following is None else convolve(module, following[0], x, folding)
+        return x

@@ -1,0 +1,239 @@
+"""Axial attention on the CPU by a C++ operator that is built at its first use.
+
+Eight strips (sixteen with AVX-512) are worked on side by side, one to a lane of the vector
+registers; four queries at a time, whose logits stay in the first cache and are computed again in
+the backward pass. Of memory it takes the results and, per thread, one group of strips. A span does
+the work of its band. How: `cpp/axial_attention.cpp`.
+
+Tensors are read and written where they lie, whatever their strides: a feature map needs no copy to
+be cut into strips of either axis.
+"""
+
+import ctypes
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from axial_d2.ops import blocked, cpp_build, reference
+from axial_d2.ops.reference import at_least_single
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "axial_attention"
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+logit_moments = blocked.logit_moments
+
+
+def why_not(dtype: torch.dtype, device: torch.device) -> str | None:
+    """The reason why the operator can't run on such tensors, or None."""
+    if device.type != "cpu":
+        return f"it runs on the CPU, the tensors are on {device.type}"
+    if dtype not in DTYPES:
+        return f"it has no form for {dtype}"
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        return "an exported model can't hold it"
+    return _why_not_built()
+
+
+@cache
+def _why_not_built() -> str | None:
+    try:
+        cpp_build.load(SOURCE)
+    except cpp_build.NotBuilt as error:
+        logger.debug("axial attention without its compiled operator: %s", error)
+        return str(error)
+    logger.info("axial attention on the CPU runs its compiled operator")
+    return None
+
+
+def axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
+    operands = _operands(q, k, v, query_table, key_table, value_table, logit_scale)
+    content, position = _Attention.apply(*operands, _half(q, span))
+    return content.view(v.shape).to(v.dtype), position.view(v.shape).to(v.dtype)
+
+
+def summed_axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    *,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+) -> Tensor:
+    """See `axial_d2.ops.summed_axial_attention`. Without a gradient."""
+    operands = _operands(q, k, v, query_table, key_table, value_table, logit_scale)
+    total, _ = torch.ops.axial_d2.axial_attention(*operands, _half(q, span), False)
+    return total.view(v.shape).to(v.dtype)
+
+
+def _half(q: Tensor, span: int | None) -> int:
+    """The keys seen on either side of a query."""
+    return q.shape[-2] - 1 if span is None else min(span // 2, q.shape[-2] - 1)
+
+
+def _operands(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    logit_scale: Tensor | None,
+) -> list[Tensor]:
+    """In at least single precision: q, k, v as (N, S, G, L, D), rows (T, 2 L - 1, D), scale."""
+    heads, length = q.shape[-3:-1]
+    scale = q.new_ones(3, heads) if logit_scale is None else logit_scale
+    rows = reference.rows_in_use(query_table, key_table, value_table, length=length)
+    if any(t.shape[0] != rows[0].shape[0] for t in rows):
+        rows = [t.expand(heads, -1, -1) for t in rows]
+    dtype = at_least_single(q).dtype
+    strips = [t[None] if t.dim() == 4 else t for t in (q, k, v)]
+    return [*(t.to(dtype) for t in strips), *(t.to(dtype) for t in (*rows, scale))]
+
+
+class _Attention(torch.autograd.Function):
+    """Content and position, (N, S, G, L, Dv), from `_operands`."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, *operands: Tensor | int) -> tuple[Tensor, Tensor]:
+        *tensors, half = operands
+        ctx.save_for_backward(*tensors)
+        ctx.half = half
+        return torch.ops.axial_d2.axial_attention(*tensors, half, True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        grads = torch.ops.axial_d2.axial_attention_backward(
+            content_grad, position_grad, *ctx.saved_tensors, ctx.half
+        )
+        return (*grads, None)
+
+
+# What `torch.compile` sees of the operator: names, shapes and strides.
+_LIBRARY = torch.library.Library("axial_d2", "DEF")
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor rq, Tensor rk, Tensor rv, Tensor scale, int half"
+_LIBRARY.define(f"axial_attention({_INPUTS}, bool apart) -> (Tensor, Tensor)")
+_LIBRARY.define(
+    f"axial_attention_backward(Tensor content_grad, Tensor position_grad, {_INPUTS}) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+def _results(v: Tensor, apart: bool) -> tuple[Tensor, Tensor]:
+    # `empty_like` keeps the order of the strides: results lie as the values do.
+    return torch.empty_like(v), torch.empty_like(v) if apart else v.new_empty(0)
+
+
+def _gradients(q: Tensor, k: Tensor, v: Tensor, *rows: Tensor) -> list[Tensor]:
+    """Where the gradients go; those of the rows still per head, (G, 2 L - 1, D)."""
+    per_head = [t.new_empty(q.shape[2], *t.shape[1:]) for t in rows[:3]]
+    return [*(torch.empty_like(t) for t in (q, k, v)), *per_head, torch.empty_like(rows[3])]
+
+
+@torch.library.register_fake("axial_d2::axial_attention", lib=_LIBRARY)
+def _fake_forward(
+    q: Tensor, k: Tensor, v: Tensor, rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
+    apart: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _results(v, apart)
+
+
+@torch.library.register_fake("axial_d2::axial_attention_backward", lib=_LIBRARY)
+def _fake_backward(
+    content_grad: Tensor, position_grad: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    return tuple(torch.empty_like(t) for t in (q, k, v, rq, rk, rv, scale))
+
+
+def _run_forward(
+    q: Tensor, k: Tensor, v: Tensor, rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
+    apart: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    results = _results(v, apart)
+    rows = [t.contiguous() for t in (rq, rk, rv, scale)]
+    target = [_view(t) for t in results] if apart else [_view(results[0]), _View()]
+    _call("forward", q, v, rows, half, [_view(t) for t in (q, k, v)], _pointers(rows), target)
+    return results
+
+
+def _run_backward(
+    content_grad: Tensor, position_grad: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    rows = [t.contiguous() for t in (rq, rk, rv, scale)]
+    grads = _gradients(q, k, v, *rows)
+    views = [_view(t) for t in (q, k, v, content_grad, position_grad)]
+    targets = [_view(t) for t in grads[:3]]
+    _call("backward", q, v, rows, half, views, _pointers(rows), targets, _pointers(grads[3:]))
+    if rq.shape[0] == 1:
+        grads[3:6] = [t.sum(dim=0, keepdim=True) for t in grads[3:6]]
+    return tuple(grads)
+
+
+_LIBRARY.impl("axial_attention", _run_forward, "CPU")
+_LIBRARY.impl("axial_attention_backward", _run_backward, "CPU")
+
+
+class _View(ctypes.Structure):
+    """A (N, S, G, L, D) tensor: where it starts, and its strides in elements."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("batch", "strip", "head", "place", "channel")),
+    ]
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in (
+            *("batches", "strips", "heads", "length", "depth", "value_depth"),
+            *("half", "tables", "threads"),
+        )
+    ]
+
+
+def _view(tensor: Tensor) -> _View:
+    return _View(tensor.data_ptr(), *tensor.stride())
+
+
+def _pointers(tensors: list[Tensor]) -> ctypes.Array:
+    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+
+
+def _call(
+    direction: str,
+    q: Tensor,
+    v: Tensor,
+    rows: list[Tensor],
+    half: int,
+    *arguments: list[_View] | ctypes.Array,
+) -> None:
+    sizes = _Sizes(*q.shape, v.shape[-1], half, rows[0].shape[0], torch.get_num_threads())
+    kind = "double" if q.dtype == torch.float64 else "float"
+    run = getattr(cpp_build.load(SOURCE), f"{direction}_{kind}")
+    passed = [(_View * len(a))(*a) if isinstance(a, list) else a for a in arguments]
+    if run(ctypes.byref(sizes), *passed):
+        raise MemoryError(f"axial attention: no memory for strips of {q.shape[-2]} positions")

@@ -1,0 +1,165 @@
+"""Builds the C++ of this package with whatever compiler is there, once, and loads it.
+
+The result is kept in a cache folder under a name made of the source, the compiler and the
+processor, so that another version, or another machine that shares the folder, builds its own.
+Nothing here is needed: without a compiler, `load` says why and the callers do without.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).parent / "cpp"
+# Set to 0, nothing is built and nothing built is used.
+SWITCH = "AXIAL_D2_CPP"
+CACHE = "AXIAL_D2_CACHE"
+COMPILERS = ("c++", "g++", "clang++")
+OPTIMISATION = ("-O3", "-fno-math-errno", "-fno-trapping-math")
+# The first that the compiler takes: x86 and ARM say "this machine" in different words; OpenMP may
+# be absent, which costs the threads.
+ALTERNATIVES = tuple(
+    (*machine, *threads)
+    for threads in (("-fopenmp",), ())
+    for machine in (("-march=native",), ("-mcpu=native",), ())
+)
+LONGEST_BUILD_S = 300
+
+
+class NotBuilt(Exception):
+    """There is no library; the message says why."""
+
+
+@cache
+def load(name: str) -> ctypes.CDLL:
+    """Builds and loads `cpp/<name>.cpp`, or loads what was built before.
+
+    Args:
+        name: of the source, without its ending.
+
+    Returns:
+        The library, the same one for each call in a process.
+
+    Raises:
+        NotBuilt: it was switched off, there is no compiler, or it failed.
+    """
+    if os.environ.get(SWITCH, "1").strip().lower() in ("0", "false", "off", "no"):
+        raise NotBuilt(f"{SWITCH} is {os.environ[SWITCH]}")
+    source = SOURCES / f"{name}.cpp"
+    compiler = find_compiler()
+    key = hashlib.sha256()
+    for part in (source.read_bytes(), _version(compiler), _processor(), repr(ALTERNATIVES)):
+        key.update(part if isinstance(part, bytes) else part.encode())
+    with _writable(cache_folder()) as folder:
+        library = Path(folder) / f"{name}-{key.hexdigest()[:20]}.so"
+        if library.is_file():
+            # One that can't be loaded, of a disk that was full, say, is built anew.
+            with contextlib.suppress(OSError):
+                return ctypes.CDLL(str(library))
+        _build(compiler, source, library)
+        try:
+            return ctypes.CDLL(str(library))
+        except OSError as error:
+            raise NotBuilt(f"{library} can't be loaded: {error}") from error
+
+
+def find_compiler() -> str:
+    """The path of a C++ compiler: that of the environment's CXX, else the first known one."""
+    wanted = os.environ.get("CXX")
+    for command in (wanted,) if wanted else COMPILERS:
+        found = shutil.which(command)
+        if found:
+            return found
+    raise NotBuilt(f"no C++ compiler found: {wanted or ', '.join(COMPILERS)}")
+
+
+def cache_folder() -> Path:
+    """Where libraries are kept: the environment's AXIAL_D2_CACHE, else the user's cache folder."""
+    named = os.environ.get(CACHE)
+    if named:
+        return Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "axial_d2"
+
+
+class _writable:
+    """The folder, made where need be; a passing one where it can't be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._passing: str | None = None
+
+    def __enter__(self) -> str:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if os.access(self._folder, os.W_OK):
+                return str(self._folder)
+        except (OSError, RuntimeError):  # RuntimeError: no home to expand "~" with.
+            pass
+        self._passing = tempfile.mkdtemp(prefix="axial_d2-")
+        return self._passing
+
+    def __exit__(self, *raised: object) -> None:
+        if self._passing:  # A loaded library needs its file no longer.
+            shutil.rmtree(self._passing, ignore_errors=True)
+
+
+def _build(compiler: str, source: Path, library: Path) -> None:
+    logger.info("building %s with %s, once", source.name, compiler)
+    start = time.monotonic()
+    # Several processes may build at once; each moves a whole file into its place.
+    handle, made = tempfile.mkstemp(suffix=".so", dir=library.parent)
+    os.close(handle)
+    try:
+        for flags in ALTERNATIVES:
+            command = [
+                *(compiler, "-std=c++17", "-shared", "-fPIC", "-w"),
+                *(*OPTIMISATION, *flags, str(source), "-o", made),
+            ]
+            message = _run(command)
+            if message is None:
+                os.replace(made, library)
+                logger.info("built %s in %.0f s", library, time.monotonic() - start)
+                return
+        raise NotBuilt(f"{compiler} could not build {source.name}: {message}")
+    finally:
+        Path(made).unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> str | None:
+    """The end of what the compiler said, or None where it succeeded."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=LONGEST_BUILD_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return None if done.returncode == 0 else done.stderr.strip()[-500:]
+
+
+def _version(compiler: str) -> str:
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotBuilt(f"{compiler} does not run: {error}") from error
+    return compiler + done.stdout
+
+
+def _processor() -> str:
+    """What tells processors with other instructions apart."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return platform.platform() + platform.processor()
+    wanted = ("flags", "Features", "model name", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))

@@ -1,0 +1,202 @@
+"""Evaluation without gradients: norms folded into what stands beside them, and when not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from axial_d2 import ops
+from axial_d2.layers import (
+    AxialAttention1d,
+    AxialAttention2d,
+    AxialBottleneck,
+    ConvStem,
+    LogitNorm,
+    conv3_stem,
+)
+from axial_d2.layers.folding import Folding, may_fold
+
+DOUBLE = torch.float64
+
+
+def randomize(module: nn.Module) -> nn.Module:
+    """Norms as after a training: none of their numbers at its start."""
+    torch.manual_seed(3)
+    for part in module.modules():
+        if isinstance(part, (nn.BatchNorm2d, LogitNorm)):
+            part.running_mean.normal_()
+            part.running_var.uniform_(0.3, 2)
+            nn.init.normal_(part.weight)
+            if getattr(part, "bias", None) is not None:
+                nn.init.normal_(part.bias)
+    return module.double().eval()
+
+
+def attention(**options) -> AxialAttention1d:
+    settings = {"in_channels": 6, "out_channels": 8, "axis": "height", "num_heads": 2} | options
+    torch.manual_seed(0)
+    return randomize(AxialAttention1d(max_distance=5, **settings))
+
+
+def bottleneck(stride: int = 2) -> AxialBottleneck:
+    torch.manual_seed(0)
+    axial = AxialAttention2d(in_channels=8, out_channels=8, num_heads=2, stride=stride)
+    widths = {"in_channels": 6, "mid_channels": 8, "out_channels": 16}
+    return randomize(AxialBottleneck(attention=axial, stride=stride, **widths))
+
+
+def stem() -> ConvStem:
+    torch.manual_seed(0)
+    return randomize(conv3_stem(0.25))
+
+
+MODULES = {
+    "height": lambda: attention(),
+    "width": lambda: attention(axis="width", span=5),
+    "block": bottleneck,
+    "stem": stem,
+}
+
+
+def picture(module: nn.Module, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    channels = next(m for m in module.modules() if isinstance(m, nn.Conv2d)).in_channels
+    torch.manual_seed(1)
+    return torch.randn(2, channels, 9, 7, dtype=DOUBLE).contiguous(memory_format=layout)
+
+
+def both(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The result as the parts give it, and without gradients."""
+    plain = module(x).detach()
+    with torch.no_grad():
+        return plain, module(x)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_it_gives_the_same(name: str, layout: torch.memory_format, backend: str) -> None:
+    module = MODULES[name]()
+    x = picture(module, layout)
+    kept = x.clone()
+    with ops.use_backend(backend):
+        plain, folded = both(module, x)
+    torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
+    assert not torch.equal(folded, plain)  # It did fold: the rounding differs.
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_change_of_a_tensor_is_seen(name: str) -> None:
+    module = MODULES[name]()
+    x = picture(module)
+    for key, value in list(module.state_dict().items()):
+        both(module, x)
+        if value.is_floating_point():
+            with torch.no_grad():
+                dict([*module.named_parameters(), *module.named_buffers()])[key].mul_(0.7)
+            torch.testing.assert_close(*both(module, x), rtol=1e-10, atol=1e-10)
+    state = {k: v * 0.9 if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    module.load_state_dict(state)
+    torch.testing.assert_close(*both(module, x), rtol=1e-10, atol=1e-10)
+    norm = next(m for m in module.modules() if isinstance(m, nn.BatchNorm2d))
+    norm.running_var = norm.running_var + 1
+    torch.testing.assert_close(*both(module, x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_training_after_an_evaluation_is_as_without_one(name: str) -> None:
+    results = []
+    for evaluate in (False, True):
+        module = MODULES[name]()
+        x = picture(module)
+        if evaluate:
+            state = copy.deepcopy(module.state_dict())
+            both(module, x)
+            assert all(torch.equal(state[k], v) for k, v in module.state_dict().items())
+        module.train()
+        y = module(x)
+        y.square().sum().backward()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.sub_(0.01 * parameter.grad)
+        results.append([y, *both(module.eval(), x)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    torch.testing.assert_close(*results[1][1:], rtol=1e-10, atol=1e-10)
+
+
+def test_training_mode_without_gradients_uses_the_batch() -> None:
+    module = MODULES["block"]()
+    x = picture(module)
+    both(module, x)
+    other = copy.deepcopy(module).train()
+    expected = other(x).detach()
+    module.train()
+    with torch.no_grad():
+        assert torch.equal(module(x), expected)
+    assert torch.equal(module.reduce_norm.running_mean, other.reduce_norm.running_mean)
+
+
+def test_hooks_are_called() -> None:
+    module, seen = attention(), []
+    x = picture(module)
+    module.qkv_norm.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    plain, again = both(module, x)
+    assert len(seen) == 2 and torch.equal(plain, again)
+    module.qkv_norm._forward_hooks.clear()
+    assert not torch.equal(both(module, x)[1], plain)
+
+
+def test_it_does_not_happen_with_gradients_or_in_a_trace() -> None:
+    norm = nn.BatchNorm2d(1)
+    assert not may_fold(norm)
+    with torch.no_grad():
+        assert may_fold(norm)
+        traced = torch.jit.trace(lambda x: x * float(may_fold(norm)), torch.ones(1))
+        assert traced(torch.ones(1)) == 0
+
+
+@pytest.mark.parametrize("norm", [lambda c: nn.GroupNorm(2, c), lambda c: nn.Identity()])
+def test_other_norms_stay_themselves(norm) -> None:
+    plain, again = both(attention(norm=norm), picture(attention()))
+    assert torch.equal(plain, again)
+
+
+def test_copies_and_pickles_start_anew() -> None:
+    module = MODULES["block"]()
+    x = picture(module)
+    expected = both(module, x)[1]
+    for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert other._folding["reduce"]._made is None
+        with torch.no_grad():
+            other.reduce.weight.mul_(2)
+            assert not torch.equal(other(x), expected)
+            assert torch.equal(module(x), expected)
+
+
+def test_it_is_made_once() -> None:
+    folding, made = Folding(), []
+    tensor = torch.ones(2)
+    for _ in range(3):
+        folding.of([tensor, None], lambda: made.append(1))
+    assert len(made) == 1
+    tensor.add_(1)
+    folding.of([tensor, None], lambda: made.append(1))
+    with torch.inference_mode():
+        inner = torch.ones(2)
+        for _ in range(2):
+            folding.of([inner], lambda: made.append(1))
+    assert len(made) == 4
+
+
+def test_under_autocast_and_in_half_precision() -> None:
+    module = attention(in_channels=16, out_channels=16).float()
+    x = torch.randn(1, 16, 8, 8)
+    plain, _ = both(module, x)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        assert (module(x) - plain).abs().max() < 0.1 * plain.abs().max()
+    with torch.no_grad():
+        half = module.bfloat16()(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half - plain).abs().max() < 0.1 * plain.abs().max()

@@ -1,0 +1,230 @@
+"""The C++ operator: that it runs, on whatever strides, threads and lanes; and how it is built."""
+
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from axial_d2 import ops
+from axial_d2.layers import AxialAttention1d
+from axial_d2.ops import compiled, cpp_build
+
+HERE = Path(__file__).resolve().parents[2]
+needs_compiler = pytest.mark.skipif(
+    compiled._why_not_built() is not None, reason=f"not built: {compiled._why_not_built()}"
+)
+
+
+def draw(*strips: int, length: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(*strips, 3, length, d) for d in (4, 4, 9)] + [(15, d) for d in (4, 4, 9)]
+    return [torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes]
+
+
+def results_and_gradients(inputs: list[Tensor], backend: str, **options) -> list[Tensor]:
+    results = ops.axial_attention(*inputs, backend=backend, **options)
+    waves = (r * torch.sin(torch.arange(r.numel(), dtype=r.dtype)).view_as(r) for r in results)
+    return [*results, *torch.autograd.grad(sum(w.sum() for w in waves), inputs)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("strips", [1, 7, 8, 9, 17])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize(("length", "span"), [(1, None), (3, 3), (10, 5), (21, None), (22, 41)])
+def test_any_number_of_strips_and_threads(
+    strips: int, threads: int, length: int, span: int | None
+) -> None:
+    inputs, before = draw(strips, length=length), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        got = results_and_gradients(inputs, "compiled", span=span)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(got, results_and_gradients(inputs, "reference", span=span), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 0, 3, 1, 2), (1, 3, 2, 4, 0)])
+def test_tensors_are_read_and_written_where_they_lie(order: tuple[int, ...]) -> None:
+    inputs = draw(2, 5, length=6)
+    back = [order.index(n) for n in range(5)]
+    laid = [t.detach().permute(order).contiguous().permute(back) for t in inputs[:3]]
+    laid = [t.requires_grad_() for t in (*laid, *inputs[3:])]
+    got = results_and_gradients(laid, "compiled")
+    assert got[0].stride() == laid[2].stride() and got[2].stride() == laid[0].stride()
+    for one, other in zip(got, results_and_gradients(inputs, "reference"), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+def test_gradients_by_finite_differences() -> None:
+    inputs = draw(3, length=5)
+    scale = torch.rand(3, 3, dtype=torch.float64, requires_grad=True)
+
+    def attend(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return ops.axial_attention(
+            *tensors[:-1], logit_scale=tensors[-1], span=5, backend="compiled"
+        )
+
+    assert torch.autograd.gradcheck(attend, (*inputs, scale))
+
+
+@needs_compiler
+def test_layers_take_it_by_themselves() -> None:
+    layer = AxialAttention1d(in_channels=8, out_channels=16, axis="width")
+    with ops.record_backends() as ran:
+        layer(torch.randn(1, 8, 5, 6)).sum().backward()
+        with torch.no_grad():
+            layer.eval()(torch.randn(1, 8, 5, 6))
+    assert ran == 2 * ["compiled"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_is_not_hidden(bad: float) -> None:
+    inputs = [t.detach().float() for t in draw(9, length=7)]
+    inputs[0][4, 1, 3, 2] = bad
+    content, position = ops.axial_attention(*inputs, backend="compiled")
+    for result in (content, position):
+        wrong = ~result.isfinite()
+        assert wrong[4, 1, 3].all() and wrong.sum() == result.shape[-1]
+
+
+@needs_compiler
+def test_large_logits_do_not_overflow() -> None:
+    inputs = [50 * t.detach().float() for t in draw(9, length=7)]
+    got = ops.axial_attention(*inputs, backend="compiled")
+    exact = ops.axial_attention(*(t.double() for t in inputs), backend="reference")
+    for one, other in zip(got, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=1e-3)
+
+
+@needs_compiler
+def test_torch_compile_takes_it_whole() -> None:
+    inputs = draw(2, 5, length=6)
+
+    def attend(*tensors: Tensor) -> Tensor:
+        content, position = compiled.axial_attention(*tensors)
+        return (content.sin() + position).sum()
+
+    whole = torch.compile(attend, backend="aot_eager", fullgraph=True)
+    grads = [torch.autograd.grad(f(*inputs), inputs) for f in (attend, whole)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@needs_compiler
+def test_a_trace_does_without() -> None:
+    layer = AxialAttention1d(in_channels=8, out_channels=16, axis="width").eval()
+    x, other = torch.randn(1, 8, 5, 6), torch.randn(1, 8, 5, 6)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, x)
+        assert "axial_d2::" not in str(traced.inlined_graph)
+        torch.testing.assert_close(traced(other), layer(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(cpp_build.CACHE, str(tmp_path / "cache"))
+    cpp_build.load.cache_clear()
+    yield tmp_path / "cache"
+    cpp_build.load.cache_clear()
+
+
+def small_source(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    folder.mkdir()
+    (folder / "small.cpp").write_text(text)
+    monkeypatch.setattr(cpp_build, "SOURCES", folder)
+
+
+@needs_compiler
+def test_it_is_built_once_and_says_so(
+    own_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return 42; }')
+    with caplog.at_level(logging.INFO, logger="axial_d2.ops.cpp_build"):
+        assert cpp_build.load("small").answer() == 42
+        assert [r.message.split()[0] for r in caplog.records] == ["building", "built"]
+        (made,) = own_cache.iterdir()
+        time = made.stat().st_mtime_ns
+        cpp_build.load.cache_clear()
+        assert cpp_build.load("small").answer() == 42
+    assert len(caplog.records) == 2 and made.stat().st_mtime_ns == time
+    (tmp_path / "cpp/small.cpp").write_text('extern "C" int answer() { return 43; }')
+    cpp_build.load.cache_clear()
+    assert cpp_build.load("small").answer() == 43
+    assert len(list(own_cache.iterdir())) == 2
+
+
+@needs_compiler
+def test_a_source_that_fails_leaves_nothing(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, "int answer( {")
+    with pytest.raises(cpp_build.NotBuilt, match=r"could not build small\.cpp: .*error"):
+        cpp_build.load("small")
+    assert list(own_cache.iterdir()) == []
+
+
+@needs_compiler
+def test_a_broken_library_is_built_anew(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return 44; }')
+    build = cpp_build._build
+    monkeypatch.setattr(cpp_build, "_build", lambda *args: args[2].write_bytes(b"no library"))
+    with pytest.raises(cpp_build.NotBuilt, match="can't be loaded"):
+        cpp_build.load("small")
+    (made,) = own_cache.iterdir()
+    assert made.read_bytes() == b"no library"
+    monkeypatch.setattr(cpp_build, "_build", build)
+    assert cpp_build.load("small").answer() == 44
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_costs_the_keeping_alone(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return 42; }')
+    own_cache.write_text("a file in its place")
+    assert cpp_build.load("small").answer() == 42
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("AXIAL_D2_CPP", "0", "AXIAL_D2_CPP is 0"),
+        ("CXX", "no-such-compiler", "no C.. compiler found: no-such-compiler"),
+        ("PATH", "", "no C.. compiler found: c.., g.., clang.."),
+    ],
+)
+def test_without_it_the_plain_backends_run_and_the_reason_is_told(
+    variable: str, value: str, message: str
+) -> None:
+    program = (
+        "import torch; from axial_d2 import ops\n"
+        "t = [torch.randn(2, 1, 5, 3) for _ in range(3)] + [torch.randn(3, 3) for _ in range(3)]\n"
+        "with ops.record_backends() as ran: ops.axial_attention(*t)\n"
+        "print(ran)\n"
+        "try: ops.axial_attention(*t, backend='compiled')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=HERE,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(HERE), variable: value},
+    )
+    first, second = done.stdout.splitlines()
+    assert first == "['kept']" and done.stderr == ""
+    assert re.search(message, second)
