@@ -71,7 +71,7 @@ Parameters in millions, multiply-adds in thousand millions (one multiply-add is 
   figure of the paper.
 - **done**: what is needed: the stride between the two layers, and the keys that exist.
 - **memory**: tensors alive at once in one evaluation pass of one picture in float32, without
-  parameters and picture, in MiB; with the implementation of attention that is chosen by itself,
+  parameters and picture, in MiB; with the attention that is chosen where there is no compiler,
   which works at larger maps in blocks.
 
 What remains between ours and the paper's:

@@ -28,3 +28,11 @@ def seed() -> int:
     torch.manual_seed(number)
     np.random.seed(number)
     return number
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs where there is no compiler, and on the meta device."""
+    from axial_d2.ops import compiled
+
+    monkeypatch.setattr(compiled, "why_not", lambda *_: "the test does without")

@@ -2,7 +2,7 @@
 
 from axial_d2.analysis.memory import PeakMemory
 from axial_d2.analysis.multiply_adds import MultiplyAdds, count_multiply_adds
-from axial_d2.analysis.report import Analysis, Part, analyze
+from axial_d2.analysis.report import Analysis, Part, analyze, build_network
 
 __all__ = [
     "Analysis",
@@ -10,5 +10,6 @@ __all__ = [
     "Part",
     "PeakMemory",
     "analyze",
+    "build_network",
     "count_multiply_adds",
 ]

@@ -28,7 +28,13 @@ class PeakMemory(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._alive = 0
+        self._counted: set[int] = set()
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def restart(self) -> None:
+        """Starts from nothing again: what is alive, such as what a first run keeps, is known."""
+        self.peak = self._alive = 0
+        self._counted.clear()
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -46,10 +52,13 @@ class PeakMemory(TorchDispatchMode):
         if key in self._known:
             return
         self._known.add(key)
+        self._counted.add(key)
         self._alive += size
         self.peak = max(self.peak, self._alive)
         weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self._alive -= size
+        if key in self._counted:
+            self._counted.discard(key)
+            self._alive -= size

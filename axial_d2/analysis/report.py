@@ -94,7 +94,7 @@ def analyze(cfg: CfgNode, size: tuple[int, int], *, memory: bool = True) -> Anal
     if min(size) < 1:
         raise ValueError(f"size: expected a height and a width of 1 or more, got {size}")
     with torch.device("meta"), torch.no_grad():
-        network = _build(cfg).eval()
+        network = build_network(cfg).eval()
         forward = getattr(network, "logits", network)
         picture = torch.empty(1, 3, *size)
         # The counts are of sizes; of all implementations this one takes the fewest operations.
@@ -104,6 +104,8 @@ def analyze(cfg: CfgNode, size: tuple[int, int], *, memory: bool = True) -> Anal
         if memory:
             known = [*network.parameters(), *network.buffers(), picture]
             with ops.record_backends() as backends, PeakMemory(known) as memory_of:
+                forward(picture)
+                memory_of.restart()  # Folded norms stay as parameters do.
                 forward(picture)
             peak = memory_of.peak
     parts = _by_part(network, counts)
@@ -118,7 +120,20 @@ def _local_backends(network: nn.Module) -> list[str]:
     return ["local " + ("blocked" if name == "auto" else name) for name in asked]
 
 
-def _build(cfg: CfgNode) -> nn.Module:
+def build_network(cfg: CfgNode) -> nn.Module:
+    """The configured network without what prepares pictures and makes instances of maps.
+
+    Args:
+        cfg: MODEL is read.
+
+    Returns:
+        A module with a `backbone`: a classifier, or one from (N, 3, H, W) pictures to the maps of
+        both branches.
+
+    Raises:
+        ValueError: a meta-architecture that is none of AxialDeepLab, PanopticDeepLab and
+            AxialClassifier.
+    """
     name = cfg.MODEL.META_ARCHITECTURE
     if name in _PANOPTIC:
         return _Maps(cfg)

@@ -3,6 +3,7 @@
 from axial_d2.layers.axial_attention import AxialAttention1d, AxialAttention2d, NormFactory
 from axial_d2.layers.bottleneck import AxialBottleneck
 from axial_d2.layers.drop_path import DropPath
+from axial_d2.layers.folding import unfolded
 from axial_d2.layers.local_attention import LocalAttention2d
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.position_table import FitsTablesOnLoad, RelativePositionTable
@@ -24,4 +25,5 @@ __all__ = [
     "conv3_stem",
     "conv7_stem",
     "recomputed",
+    "unfolded",
 ]

@@ -5,13 +5,16 @@ tensor that it was made of changes, and touches neither parameters nor buffers: 
 training step or a gradient never meets it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from axial_d2.ops.reference import at_least_single
+
+_suspended: list[bool] = []
 
 
 class Affine(NamedTuple):
@@ -70,13 +73,29 @@ def _stamp(tensor: Tensor) -> tuple:
     return tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device
 
 
+@contextmanager
+def unfolded() -> Iterator[None]:
+    """Inside of it every norm is computed by itself, to compare with."""
+    _suspended.append(True)
+    try:
+        yield
+    finally:
+        _suspended.pop()
+
+
 def may_fold(*modules: nn.Module) -> bool:
     """Whether it would go unnoticed that these modules are not called one by one.
 
-    Not where a gradient may be asked for, where the graph is recorded for another runtime or
-    compiled (the compiler does it itself), or where a hook waits for a module's own result.
+    Not within `unfolded`, where a gradient may be asked for, where the graph is recorded for
+    another runtime or compiled (the compiler does it itself), or where a hook waits for a module's
+    own result.
     """
-    if torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if (
+        _suspended
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+    ):
         return False
     hooks = torch.nn.modules.module
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:

@@ -1,8 +1,11 @@
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
+
+from axial_d2.benchmarks import Contest
 
 TOOL = Path(__file__).parents[2] / "tools/benchmark.py"
 
@@ -18,9 +21,16 @@ def tool():
 
 @pytest.mark.parametrize(
     "arguments",
-    [["merging", "--instances", "7"], ["targets"], ["attention", "--channels", "8", "--span", "9"]],
+    [
+        ["merging", "--instances", "7"],
+        ["targets"],
+        ["attention", "--channels", "16", "--span", "9"],
+        ["attention", "--channels", "16", "--mode", "eval"],
+        ["attention", "--channels", "16", "--mode", "eval", "--no-compiler"],
+    ],
 )
-def test_writes_figures_of_equal_results(tool, arguments, tmp_path, capsys):
+def test_writes_figures_of_equal_results(tool, arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(tool.cpp_build.SWITCH, "1")  # and back after the test
     out = tmp_path / "figures.json"
     small = ["--size", "48", "64", "--repeats", "3", "--no-memory", "--json", str(out)]
     tool.main([*arguments, *small])
@@ -32,15 +42,42 @@ def test_writes_figures_of_equal_results(tool, arguments, tmp_path, capsys):
     assert f"wrote {out}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("what", ["backbone", "model", "growth", "train"])
+def test_networks_of_configs(tool, what, tmp_path):
+    out = tmp_path / "figures.json"
+    small = ["--size", "65", "97", "--repeats", "1", "--no-memory", "--json", str(out)]
+    tool.main([what, *small])
+    (record,) = json.loads(out.read_text())["results"]
+    assert record["ours"]["median"] > 0 < record["baseline"]["median"]
+    assert record["same_result"] is None
+    if what == "growth":
+        large, little = record["multiply_adds"]
+        ratio = record["ours"]["median"] / large / (record["baseline"]["median"] / little)
+        assert record["time_per_multiply_add"] == pytest.approx(ratio) and large > 8 * little
+
+
+def test_all_is_every_contest(tool, tmp_path, monkeypatch, capsys):
+    lines = []
+    record = {"what": "x", "size": [1], "faster": 1.0, "same_result": True}
+    record |= {name: {"median": 1.0, "min": 1.0, "max": 1.0} for name in ("ours", "baseline")}
+    monkeypatch.setattr(tool, "run", lambda options, line: lines.append(options) or record)
+    tool.main(["all", "--no-memory", "--threads", "1", "--json", str(tmp_path / "f.json")])
+    assert {line.what for line in lines} == set(tool.CONTESTS)
+    assert all(line.no_memory and line.threads == 1 for line in lines)
+    assert len(json.loads((tmp_path / "f.json").read_text())["results"]) == len(lines)
+
+
 def test_memory_is_that_of_one_run(tool):
-    peak = tool.measure_memory(["targets", "--size", "512", "512"], "ours")
+    peak = tool.measure_memory(
+        [sys.executable, str(TOOL), "targets", "--size", "512", "512"], "ours"
+    )
     # At least the result: 8 + 4 + 8 + 4 + 4 + 4 bytes a pixel; far from the whole process.
     assert 0.9 * 32 * 512 * 512 < peak < 100e6
 
 
 def test_a_different_result_is_no_figure(tool, monkeypatch):
     def wrong(size, options):
-        return tool.Contest(lambda: 1, lambda: 2, lambda a, b: a == b)
+        return Contest(lambda: 1, lambda: 2, lambda a, b: a == b)
 
     monkeypatch.setitem(tool.CONTESTS, "merging", wrong)
     with pytest.raises(RuntimeError, match="merging: .*not give the same result"):
