@@ -40,7 +40,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["axial_d2", "axial_d2.*"]),
     # Built where it is used, if there is a compiler: see axial_d2/ops/cpp_build.py.
-    package_data={"axial_d2.ops": ["cpp/*.cpp"]},
+    package_data={"axial_d2.ops": ["cpp/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
 )

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -214,6 +215,9 @@ class AxialResNet(FitsTablesOnLoad, Backbone):
         if x.dim() != 4:
             raise ValueError(f"expected pictures as (N, 3, H, W), got {tuple(x.shape)}")
         features = {}
+        if x.device.type != "cuda":
+            # 1x1 convolutions are then products of matrices as they lie, and the rest follows.
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         if "stem" in self._out_features:
             features["stem"] = x

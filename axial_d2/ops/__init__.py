@@ -195,7 +195,7 @@ def normalized_axial_attention(
     else:
         # Sums over millions of logits: not in half precision, whatever autocast says.
         with no_autocast(q):
-            inputs = (at_least_single(t) for t in (*_flat(q, k), query_table, key_table))
+            inputs = (at_least_single(t) for t in (*strips[:2], query_table, key_table))
             scale = checked_scale(*chosen.logit_moments(*inputs, span=span))
         results = chosen.axial_attention(*strips, *tables, logit_scale=scale, span=span)
     return _like(results[0], v), _like(results[1], v)
@@ -230,7 +230,7 @@ def logit_moments(
     _check_inputs(q, k, query_table, key_table, None)
     span = check_span(span, q.shape[-2])
     chosen = choose_backend(backend, _sizes(q, q, span, query_table, key_table))
-    return chosen.logit_moments(*_flat(q, k), query_table, key_table, span=span)
+    return chosen.logit_moments(*_strips(chosen, q, k), query_table, key_table, span=span)
 
 
 def check_span(span: int | None, length: int | None = None) -> int | None:

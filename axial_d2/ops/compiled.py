@@ -9,7 +9,6 @@ Tensors are read and written where they lie, whatever their strides: a feature m
 be cut into strips of either axis.
 """
 
-import ctypes
 import logging
 from functools import cache
 
@@ -17,15 +16,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from axial_d2.ops import blocked, cpp_build, reference
+from axial_d2.ops import compiled_moments, cpp_build, reference
+from axial_d2.ops.compiled_moments import half_of
+from axial_d2.ops.cpp_call import LIBRARY, SOURCE, View, call, pointers, view
 from axial_d2.ops.reference import at_least_single
 
 logger = logging.getLogger(__name__)
 
-SOURCE = "axial_attention"
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
-logit_moments = blocked.logit_moments
+logit_moments = compiled_moments.logit_moments
 
 
 def why_not(dtype: torch.dtype, device: torch.device) -> str | None:
@@ -63,7 +63,7 @@ def axial_attention(
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
     operands = _operands(q, k, v, query_table, key_table, value_table, logit_scale)
-    content, position = _Attention.apply(*operands, _half(q, span))
+    content, position = _Attention.apply(*operands, half_of(q, span))
     return content.view(v.shape).to(v.dtype), position.view(v.shape).to(v.dtype)
 
 
@@ -80,13 +80,8 @@ def summed_axial_attention(
 ) -> Tensor:
     """See `axial_d2.ops.summed_axial_attention`. Without a gradient."""
     operands = _operands(q, k, v, query_table, key_table, value_table, logit_scale)
-    total, _ = torch.ops.axial_d2.axial_attention(*operands, _half(q, span), False)
+    total, _ = torch.ops.axial_d2.axial_attention(*operands, half_of(q, span), False)
     return total.view(v.shape).to(v.dtype)
-
-
-def _half(q: Tensor, span: int | None) -> int:
-    """The keys seen on either side of a query."""
-    return q.shape[-2] - 1 if span is None else min(span // 2, q.shape[-2] - 1)
 
 
 def _operands(
@@ -131,10 +126,9 @@ class _Attention(torch.autograd.Function):
 
 
 # What `torch.compile` sees of the operator: names, shapes and strides.
-_LIBRARY = torch.library.Library("axial_d2", "DEF")
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor rq, Tensor rk, Tensor rv, Tensor scale, int half"
-_LIBRARY.define(f"axial_attention({_INPUTS}, bool apart) -> (Tensor, Tensor)")
-_LIBRARY.define(
+LIBRARY.define(f"axial_attention({_INPUTS}, bool apart) -> (Tensor, Tensor)")
+LIBRARY.define(
     f"axial_attention_backward(Tensor content_grad, Tensor position_grad, {_INPUTS}) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
@@ -151,7 +145,7 @@ def _gradients(q: Tensor, k: Tensor, v: Tensor, *rows: Tensor) -> list[Tensor]:
     return [*(torch.empty_like(t) for t in (q, k, v)), *per_head, torch.empty_like(rows[3])]
 
 
-@torch.library.register_fake("axial_d2::axial_attention", lib=_LIBRARY)
+@torch.library.register_fake("axial_d2::axial_attention", lib=LIBRARY)
 def _fake_forward(
     q: Tensor, k: Tensor, v: Tensor, rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
     apart: bool,
@@ -159,7 +153,7 @@ def _fake_forward(
     return _results(v, apart)
 
 
-@torch.library.register_fake("axial_d2::axial_attention_backward", lib=_LIBRARY)
+@torch.library.register_fake("axial_d2::axial_attention_backward", lib=LIBRARY)
 def _fake_backward(
     content_grad: Tensor, position_grad: Tensor, q: Tensor, k: Tensor, v: Tensor,
     rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
@@ -173,8 +167,10 @@ def _run_forward(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     results = _results(v, apart)
     rows = [t.contiguous() for t in (rq, rk, rv, scale)]
-    target = [_view(t) for t in results] if apart else [_view(results[0]), _View()]
-    _call("forward", q, v, rows, half, [_view(t) for t in (q, k, v)], _pointers(rows), target)
+    target = [view(t) for t in results] if apart else [view(results[0]), View()]
+    views = [view(t) for t in (q, k, v)]
+    sizes = {"value_depth": v.shape[-1], "tables": rows[0].shape[0]}
+    call("forward", q, half, views, pointers(rows), target, **sizes)
     return results
 
 
@@ -184,56 +180,14 @@ def _run_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     rows = [t.contiguous() for t in (rq, rk, rv, scale)]
     grads = _gradients(q, k, v, *rows)
-    views = [_view(t) for t in (q, k, v, content_grad, position_grad)]
-    targets = [_view(t) for t in grads[:3]]
-    _call("backward", q, v, rows, half, views, _pointers(rows), targets, _pointers(grads[3:]))
+    views = [view(t) for t in (q, k, v, content_grad, position_grad)]
+    targets = [view(t) for t in grads[:3]]
+    sizes = {"value_depth": v.shape[-1], "tables": rows[0].shape[0]}
+    call("backward", q, half, views, pointers(rows), targets, pointers(grads[3:]), **sizes)
     if rq.shape[0] == 1:
         grads[3:6] = [t.sum(dim=0, keepdim=True) for t in grads[3:6]]
     return tuple(grads)
 
 
-_LIBRARY.impl("axial_attention", _run_forward, "CPU")
-_LIBRARY.impl("axial_attention_backward", _run_backward, "CPU")
-
-
-class _View(ctypes.Structure):
-    """A (N, S, G, L, D) tensor: where it starts, and its strides in elements."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("batch", "strip", "head", "place", "channel")),
-    ]
-
-
-class _Sizes(ctypes.Structure):
-    _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            *("batches", "strips", "heads", "length", "depth", "value_depth"),
-            *("half", "tables", "threads"),
-        )
-    ]
-
-
-def _view(tensor: Tensor) -> _View:
-    return _View(tensor.data_ptr(), *tensor.stride())
-
-
-def _pointers(tensors: list[Tensor]) -> ctypes.Array:
-    return (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-
-
-def _call(
-    direction: str,
-    q: Tensor,
-    v: Tensor,
-    rows: list[Tensor],
-    half: int,
-    *arguments: list[_View] | ctypes.Array,
-) -> None:
-    sizes = _Sizes(*q.shape, v.shape[-1], half, rows[0].shape[0], torch.get_num_threads())
-    kind = "double" if q.dtype == torch.float64 else "float"
-    run = getattr(cpp_build.load(SOURCE), f"{direction}_{kind}")
-    passed = [(_View * len(a))(*a) if isinstance(a, list) else a for a in arguments]
-    if run(ctypes.byref(sizes), *passed):
-        raise MemoryError(f"axial attention: no memory for strips of {q.shape[-2]} positions")
+LIBRARY.impl("axial_attention", _run_forward, "CPU")
+LIBRARY.impl("axial_attention_backward", _run_backward, "CPU")

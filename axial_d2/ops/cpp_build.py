@@ -58,8 +58,10 @@ def load(name: str) -> ctypes.CDLL:
     source = SOURCES / f"{name}.cpp"
     compiler = find_compiler()
     key = hashlib.sha256()
-    for part in (source.read_bytes(), _version(compiler), _processor(), repr(ALTERNATIVES)):
-        key.update(part if isinstance(part, bytes) else part.encode())
+    texts = [path.read_bytes() for path in (source, *sorted(SOURCES.glob("*.h")))]
+    words = (_version(compiler), _processor(), repr(ALTERNATIVES))
+    for part in (*texts, *(word.encode() for word in words)):
+        key.update(part)
     with _writable(cache_folder()) as folder:
         library = Path(folder) / f"{name}-{key.hexdigest()[:20]}.so"
         if library.is_file():

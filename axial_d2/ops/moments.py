@@ -42,11 +42,13 @@ def logit_moments(
 
     # A query i meets the rows of distance -i .. L - 1 - i, a key j those of j - L + 1 .. j.
     ends = torch.arange(length, device=q.device)
-    row_sums, row_squares = zip(
-        _window_sums(query_table.to(wide), length - 1 - ends, length),
-        _window_sums(key_table.to(wide), ends, length),
-        strict=True,
-    )
+    starts = (length - 1 - ends, ends)
+    row_sums, row_squares = [], []
+    for table, start in zip((query_table, key_table), starts, strict=True):
+        rows = (table if table.dim() == 3 else table[None]).to(wide)  # (1 or G, R, D)
+        outer = rows[..., :, None] * rows[..., None, :]  # (1 or G, R, D, D)
+        row_sums.append(window_sums(rows, start, start + length))
+        row_squares.append(window_sums(outer, start, start + length))
     first = [(strip_sums[0] * strip_sums[1]).sum(dim=(0, 2))]
     second = [(strip_squares[0] * strip_squares[1]).sum(dim=(0, 2, 3))]
     for term in (0, 1):
@@ -57,21 +59,16 @@ def logit_moments(
     return mean.to(dtype), variance.to(dtype), count
 
 
-def _window_sums(table: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Sums of `length` successive rows, and of their outer products.
+def window_sums(rows: Tensor, starts: Tensor, ends: Tensor) -> Tensor:
+    """Sums of successive rows.
 
     Args:
-        table: (R, D) or (G, R, D).
+        rows: (T, R, ...).
         starts: (L,) first row of each window.
-        length: rows per window.
+        ends: (L,) the row after its last.
 
     Returns:
-        (1 or G, L, D) and (1 or G, L, D, D).
+        (T, L, ...).
     """
-    table = table if table.dim() == 3 else table[None]
-    outer = table[..., :, None] * table[..., None, :]  # (1 or G, R, D, D)
-    sums = []
-    for rows in (table, outer):
-        before = torch.cat([torch.zeros_like(rows[:, :1]), rows.cumsum(dim=1)], dim=1)
-        sums.append(before[:, starts + length] - before[:, starts])
-    return sums[0], sums[1]
+    before = torch.cat([torch.zeros_like(rows[:, :1]), rows.cumsum(dim=1)], dim=1)
+    return before[:, ends] - before[:, starts]

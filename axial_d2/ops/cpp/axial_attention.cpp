@@ -11,70 +11,27 @@
 // Names: i queries, j keys, d channels of a query, c channels of a value, r = j - i + L - 1 rows of
 // a table. [x][y] in comments are dimensions of arrays of vectors, the last one next to each other.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
-extern "C" {
-
-// A (N, S, G, L, D) tensor: strides in elements. `data` may be null where a result is not wanted.
-struct View {
-  void *data;
-  int64_t batch, strip, head, place, channel;
-};
-
-struct Sizes {
-  int64_t batches, strips, heads, length, depth, value_depth;
-  int64_t half;    // keys seen on either side of a query, L - 1 for all
-  int64_t tables;  // 1: the heads share the tables, else G
-  int64_t threads;
-};
-}
+#include "moments.h"
+#include "strips.h"
 
 namespace {
 
 constexpr int TILE = 4;  // queries of a tile
 constexpr int PAD = 4;   // places or rows added at either end, so that whole tiles may be computed
 
-// Aligned, zeroed memory, or null. Of bytes: a vector type loses its size as a template's argument.
-struct Memory {
-  void *data;
-  explicit Memory(size_t bytes) {
-    bytes = std::max<size_t>((bytes + 63) / 64 * 64, 64);
-    data = std::aligned_alloc(64, bytes);
-    if (data) std::memset(data, 0, bytes);
-  }
-  Memory(const Memory &) = delete;
-  ~Memory() { std::free(data); }
-};
-
 template <class T, int W>
-struct Attention {
-  typedef T V __attribute__((vector_size(W * sizeof(T))));
-  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+struct Attention : Strips<T, W> {
+  using Base = Strips<T, W>;
+  using V = typename Base::V;
+  using Vectors = typename Base::Vectors;
+  using Scalars = typename Base::Scalars;
+  using Group = typename Base::Group;
+  using Base::divide, Base::group, Base::length, Base::pack, Base::sizes, Base::sum, Base::unpack;
 
-  struct Vectors : Memory {
-    V *at;
-    explicit Vectors(int64_t count) : Memory(count * sizeof(V)), at(static_cast<V *>(data)) {}
-  };
-  struct Scalars : Memory {
-    T *at;
-    explicit Scalars(int64_t count) : Memory(count * sizeof(T)), at(static_cast<T *>(data)) {}
-  };
-
-  const Sizes &sizes;
-  const int64_t length, depth, values, rows, keys, line;
+  const int64_t depth, values, rows, keys, line;
 
   explicit Attention(const Sizes &s)
-      : sizes(s),
-        length(s.length),
+      : Base(s),
         depth(s.depth),
         values(s.value_depth),
         rows(2 * s.length - 1),
@@ -84,12 +41,6 @@ struct Attention {
   // ---- vectors ------------------------------------------------------------------------------
 
   static V larger(V a, V b) { return a > b ? a : b; }
-
-  static T sum(V a) {
-    T total = 0;
-    for (int w = 0; w < W; ++w) total += a[w];
-    return total;
-  }
 
   // exp of numbers up to 0. NaN stays NaN.
   static V exponential(V x) {
@@ -113,90 +64,6 @@ struct Attention {
       V y;
       for (int w = 0; w < W; ++w) y[w] = std::exp(x[w]);
       return y;
-    }
-  }
-
-  // Swaps, of two rows, the blocks of S lanes off the diagonal: one step of a transpose.
-  template <int S>
-  static void exchange(V &a, V &b) {
-    typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
-    typedef Index I __attribute__((vector_size(W * sizeof(T))));
-    I low, high;
-    for (int w = 0; w < W; ++w) {
-      low[w] = (w & S) ? W + w - S : w;
-      high[w] = (w & S) ? W + w : w + S;
-    }
-    V first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
-    a = first, b = second;
-  }
-
-  // Within each four lanes of four rows, turns rows into columns.
-  static void transpose(V (&x)[4]) {
-    exchange<1>(x[0], x[1]), exchange<1>(x[2], x[3]);
-    exchange<2>(x[0], x[2]), exchange<2>(x[1], x[3]);
-  }
-
-  // ---- from strips to lanes and back ----------------------------------------------------------
-
-  struct Group {  // W strips of a head
-    int64_t head, first, count;
-  };
-
-  static T *origin(const View &view, const Sizes &sizes, int64_t head, int64_t strip) {
-    return static_cast<T *>(view.data) + (strip / sizes.strips) * view.batch +
-           (strip % sizes.strips) * view.strip + head * view.head;
-  }
-
-  // Reads a group into [place][channel]; lanes without a strip repeat the last, or are zero.
-  void pack(const View &view, const Group &group, int64_t channels, bool repeat, V *out) const {
-    const T *lane[W];
-    for (int w = 0; w < W; ++w) {
-      int64_t strip = group.first + std::min<int64_t>(w, group.count - 1);
-      lane[w] = origin(view, sizes, group.head, strip);
-    }
-    for (int64_t place = 0; place < length; ++place, out += channels) {
-      int64_t at = place * view.place, c = 0;
-      if (view.channel == 1) {
-        for (; c + 4 <= channels; c += 4) {
-          V x[4];
-          for (int n = 0; n < 4; ++n)
-            for (int w = 0; w < W; w += 4) {
-              Four four = *reinterpret_cast<const Four *>(lane[w + n] + at + c);
-              std::memcpy(reinterpret_cast<T *>(&x[n]) + w, &four, sizeof four);
-            }
-          transpose(x);
-          for (int n = 0; n < 4; ++n) out[c + n] = x[n];
-        }
-      }
-      for (; c < channels; ++c)
-        for (int w = 0; w < W; ++w) out[c][w] = lane[w][at + c * view.channel];
-      if (!repeat)
-        for (c = 0; c < channels; ++c)
-          for (int w = group.count; w < W; ++w) out[c][w] = 0;
-    }
-  }
-
-  // Writes [place][channel] of `count` places from `place` on.
-  void unpack(const View &view, const Group &group, int64_t place, int64_t count, int64_t channels,
-              const V *in) const {
-    T *lane[W];
-    for (int w = 0; w < group.count; ++w)
-      lane[w] = origin(view, sizes, group.head, group.first + w);
-    for (int64_t n = 0; n < count; ++n, in += channels) {
-      int64_t at = (place + n) * view.place, c = 0;
-      if (view.channel == 1) {
-        for (; c + 4 <= channels; c += 4) {
-          V x[4] = {in[c], in[c + 1], in[c + 2], in[c + 3]};
-          transpose(x);
-          for (int w = 0; w < group.count; ++w) {
-            Four four;
-            std::memcpy(&four, reinterpret_cast<T *>(&x[w % 4]) + w / 4 * 4, sizeof four);
-            *reinterpret_cast<Four *>(lane[w] + at + c) = four;
-          }
-        }
-      }
-      for (; c < channels; ++c)
-        for (int w = 0; w < group.count; ++w) lane[w][at + c * view.channel] = in[c][w];
     }
   }
 
@@ -360,31 +227,6 @@ struct Attention {
     const View *q, *k, *v;
     const T *rq, *rk, *rv, *scale;  // (T, 2 L - 1, D) each; (3, G)
   };
-
-  int64_t groups() const { return (sizes.batches * sizes.strips + W - 1) / W; }
-
-  Group group(int64_t task) const {
-    int64_t per_head = groups(), first = task % per_head * W;
-    return {task / per_head, first,
-            std::min<int64_t>(W, sizes.batches * sizes.strips - first)};
-  }
-
-  // Runs `work(thread, first task, last task)` on all threads, tasks in order of heads.
-  template <class Work>
-  void divide(Work work) const {
-    const int64_t tasks = groups() * sizes.heads;
-    const int64_t threads = std::max<int64_t>(1, std::min(sizes.threads, tasks));
-#ifdef _OPENMP
-#pragma omp parallel num_threads(int(threads))
-    {
-      const int64_t n = omp_get_thread_num(), all = omp_get_num_threads();
-#else
-    {
-      const int64_t n = 0, all = 1;
-#endif
-      work(n, tasks * n / all, tasks * (n + 1) / all);
-    }
-  }
 
   struct Shared {  // What both passes hold of a group and its head.
     Vectors q, k, scaled, v, weights;
@@ -645,14 +487,6 @@ struct Attention {
   }
 };
 
-#if defined(__AVX512F__)
-constexpr int BYTES = 64;
-#elif defined(__AVX__)
-constexpr int BYTES = 32;
-#else
-constexpr int BYTES = 16;
-#endif
-
 template <class T, int W>
 int run_forward(const Sizes &sizes, const View *views, const T *const *tables, const View *results) {
   Attention<T, W> attention(sizes);
@@ -696,5 +530,25 @@ int backward_float(const Sizes *sizes, const View *views, const float *const *ta
 int backward_double(const Sizes *sizes, const View *views, const double *const *tables,
                     const View *grads, double *const *table_grads) {
   return run_backward<double, 8>(*sizes, views, tables, grads, table_grads);
+}
+
+// views: q, k; sums as `Moments::sums` has them.
+int moments_float(const Sizes *sizes, const View *views, double *const *sums) {
+  return Moments<float, BYTES / 4>(*sizes).forward(views[0], views[1], sums);
+}
+
+int moments_double(const Sizes *sizes, const View *views, double *const *sums) {
+  return Moments<double, 8>(*sizes).forward(views[0], views[1], sums);
+}
+
+// sums: the gradients of what `moments` gives; grads: of q, k.
+int moments_backward_float(const Sizes *sizes, const View *views, const double *const *sums,
+                           const View *grads) {
+  return Moments<float, BYTES / 4>(*sizes).backward(views[0], views[1], sums, grads);
+}
+
+int moments_backward_double(const Sizes *sizes, const View *views, const double *const *sums,
+                            const View *grads) {
+  return Moments<double, 8>(*sizes).backward(views[0], views[1], sums, grads);
 }
 }
