@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from axial_d2.ops import moments, reference
+from axial_d2.ops import blocked, moments, reference
 from axial_d2.ops.cpp_call import LIBRARY, call, pointers, view
 from axial_d2.ops.reference import at_least_single
 
@@ -18,6 +18,10 @@ def logit_moments(
 ) -> tuple[Tensor, Tensor, int]:
     """The moments; see `axial_d2.ops.logit_moments`. Differentiable once."""
     length, depth = q.shape[-2:]
+    if length <= blocked.CLOSED_FORM_FROM * depth:
+        # The products are more than the logits, which matrices give fast.
+        q, k = (t.flatten(0, 1) if t.dim() == 5 else t for t in (q, k))  # (B, G, L, D)
+        return blocked.logit_moments(q, k, query_table, key_table, span=span)
     half = half_of(q, span)
     rows = reference.rows_in_use(query_table, key_table, length=length)
     dtype, result = at_least_single(q).dtype, q.dtype
