@@ -193,7 +193,15 @@ def test_ctrl_c_finishes_the_iteration_and_saves(trainer_of, tmp_path, monkeypat
     assert_same(optimizer_tensors(trainer.optimizer), optimizer_tensors(resumed.optimizer))
 
 
-def test_second_ctrl_c_is_not_held_back(trainer_of, tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C, which a shell's background command does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_second_ctrl_c_is_not_held_back(trainer_of, tmp_path, monkeypatch, ctrl_c):
     trainer = trainer_of("killed", "SOLVER.MAX_ITER", "50")
     trainer.resume_or_load(resume=False)
 
