@@ -122,7 +122,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     names = (*CONTESTS, "all")
     commands = parser.add_subparsers(dest="what", required=True, metavar="|".join(names))
-    every = commands.add_parser("all", help="What docs/speed.md has; about an hour on two cores.")
+    every = commands.add_parser("all", help="What docs/speed.md has; tens of minutes on two cores.")
     every.add_argument("--repeats", type=_positive, help="runs of each (default: enough for each)")
     _add_common(every)
     for name, make in CONTESTS.items():
