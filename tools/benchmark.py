@@ -70,6 +70,12 @@ _ALL = (
 )
 
 
+# Options that say how is measured, or that the record has already.
+_NOT_OF_THE_CONTEST = {
+    "what", "size", "repeats", "threads", "json", "no_memory", "only_memory_of"
+}  # fmt: skip
+
+
 def run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
     """Measures one contest; the record that is printed and written."""
     record: dict[str, Any] = {"what": options.what, "size": list(options.size)}
@@ -89,12 +95,6 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]
             ratio = contest.work[1] / contest.work[0] / record["less_memory"]
             record["memory_per_multiply_add"] = ratio
     return record
-
-
-# Options that say how is measured, or that the record has already.
-_NOT_OF_THE_CONTEST = {
-    "what", "size", "repeats", "threads", "json", "no_memory", "only_memory_of"
-}  # fmt: skip
 
 
 def print_table(record: dict[str, Any]) -> None:

@@ -163,40 +163,30 @@ def attention(size: tuple[int, int], options: argparse.Namespace) -> Contest:
 
 def backbone(size: tuple[int, int], options: argparse.Namespace) -> Contest:
     """A classifier's backbone on random pictures, by default Axial-ResNet-50-S and ResNet-50."""
-    from axial_d2.analysis import build_network
-
     x = torch.randn(options.batch, 3, *size)
-    runs = []
-    for path in (options.config, options.baseline_config):
-        torch.manual_seed(options.seed)
-        network = build_network(_config(path)).backbone
-        runs.append(_runner(network, network, x, options.mode))
-    return Contest(*runs)
+    ours, baseline = (
+        _network(path, options.seed).backbone for path in (options.config, options.baseline_config)
+    )
+    return Contest(_run_of(ours, x, options.mode), _run_of(baseline, x, options.mode))
 
 
 def model(size: tuple[int, int], options: argparse.Namespace) -> Contest:
     """A segmentation model up to its maps, by default Axial-DeepLab-S and Panoptic-DeepLab R50."""
-    from axial_d2.analysis import build_network
-
     x = torch.randn(options.batch, 3, *size)
-    runs = []
-    for path in (options.config, options.baseline_config):
-        torch.manual_seed(options.seed)
-        network = build_network(_config(path))
-        runs.append(_runner(network, network, x, "eval"))
-    return Contest(*runs)
+    ours, baseline = (
+        _network(path, options.seed) for path in (options.config, options.baseline_config)
+    )
+    return Contest(_run_of(ours, x), _run_of(baseline, x))
 
 
 def growth(size: tuple[int, int], options: argparse.Namespace) -> Contest:
     """A model at the given size against itself at a quarter of it, per multiply-add really done."""
-    from axial_d2.analysis import analyze, build_network
+    from axial_d2.analysis import analyze
 
-    cfg = _config(options.config)
-    torch.manual_seed(options.seed)
-    network = build_network(cfg)
+    cfg, network = _config(options.config), _network(options.config, options.seed)
     sizes = (size, tuple((s - 1) // 4 + 1 for s in size))
     work = tuple(analyze(cfg, s, memory=False).total.done for s in sizes)
-    runs = [_runner(network, network, torch.randn(1, 3, *s), "eval") for s in sizes]
+    runs = [_run_of(network, torch.randn(1, 3, *s)) for s in sizes]
     return Contest(*runs, work=work)
 
 
@@ -243,18 +233,24 @@ def _config(path: str) -> Any:
     return cfg
 
 
-def _runner(
-    network: nn.Module, forward: Callable[[Tensor], Any], x: Tensor, mode: str
-) -> Callable[[], None]:
+def _network(path: str, seed: int) -> nn.Module:
+    from axial_d2.analysis import build_network
+
+    torch.manual_seed(seed)
+    return build_network(_config(path))
+
+
+def _run_of(network: nn.Module, x: Tensor, mode: str = "eval") -> Callable[[], None]:
+    """A forward pass in evaluation, or one in training with its backward pass."""
     network.train(mode == "train")
 
     def run() -> None:
         if mode == "eval":
             with torch.no_grad():
-                forward(x)
+                network(x)
             return
         network.zero_grad()
-        sum(y.sum() for y in forward(x).values()).backward()
+        sum(y.sum() for y in network(x).values()).backward()
 
     return run
 

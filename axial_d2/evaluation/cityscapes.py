@@ -5,6 +5,7 @@ to the scripts' function for one picture, and deleted; what that function counts
 averages are taken at the end.
 """
 
+import abc
 import contextlib
 import io
 import logging
@@ -117,7 +118,7 @@ def _official(what: str) -> Iterator[None]:
         raise ValueError(f"cityscapesscripts cannot evaluate {what}: {lines[-1]}") from error
 
 
-class _CityscapesEvaluator(DatasetEvaluator):
+class _CityscapesEvaluator(DatasetEvaluator, abc.ABC):
     """What both evaluators have in common: a temporary folder and what is kept of each picture."""
 
     def __init__(self, truth: PanopticTruth):
@@ -151,10 +152,11 @@ class _CityscapesEvaluator(DatasetEvaluator):
             ):
                 self._kept[record_key(given)] = self._compare(output, picture, files, folder)
 
+    @abc.abstractmethod
     def _compare(
         self, output: Mapping, picture: TruthPicture, files: Mapping[str, str], folder: str
     ) -> Any:
-        raise NotImplementedError
+        """What the scripts count in one picture."""
 
     def _gathered(self) -> dict[Hashable, Any] | None:
         """What all processes kept, in the main one."""

@@ -121,25 +121,36 @@ def panoptic_folder(path: Path, names: Sequence[str]) -> Path:
         ValueError: there is none, there are two, or it lacks some of the files.
     """
     own = path.with_suffix("")
-    # Masks of classes may be named alike.
-    beside = [p for p in _contents(path.parent, deep=False)[0] if p.name != SEMANTIC]
-    counts = {p: sum((p / name).is_file() for name in names) for p in (own, path.parent, *beside)}
-    most = max(counts.values())
-    if most == 0 and names:
-        raise ValueError(f"{path}: expected its png files in {own}, {names[0]} is not there")
-    best = [own] if counts[own] else [p for p, count in counts.items() if count == most]
-    if len(best) > 1 and names:
-        raise ValueError(f"{path}: expected its png files in {own}, came {best[0]} and {best[1]}")
-    lacking = [name for name in names if not (best[0] / name).is_file()]
+    folder = own if _count(own, names) or not names else _folder_beside(path, names)
+    lacking = [name for name in names if not (folder / name).is_file()]
     if lacking:
         raise ValueError(
-            f"{path}: {len(lacking)} of its {len(names)} png files are not in {best[0]}, the "
+            f"{path}: {len(lacking)} of its {len(names)} png files are not in {folder}, the "
             f"first: {lacking[0]}"
         )
+    return folder
+
+
+def _folder_beside(path: Path, names: Sequence[str]) -> Path:
+    """The folder beside a json that has most of the files."""
+    # Masks of classes may be named alike.
+    beside = [p for p in path.parent.iterdir() if p.is_dir() and p.name != SEMANTIC]
+    counts = {p: _count(p, names) for p in (path.parent, *sorted(beside)) if not _is_hidden(p.name)}
+    most = max(counts.values(), default=0)
+    best = [p for p, count in counts.items() if count == most]
+    own = path.with_suffix("")
+    if most == 0:
+        raise ValueError(f"{path}: expected its png files in {own}, {names[0]} is not there")
+    if len(best) > 1:
+        raise ValueError(f"{path}: expected its png files in {own}, came {best[0]} and {best[1]}")
     return best[0]
 
 
-def _contents(root: Path, *, deep: bool = True) -> tuple[list[Path], list[Path]]:
+def _count(folder: Path, names: Sequence[str]) -> int:
+    return sum((folder / name).is_file() for name in names)
+
+
+def _contents(root: Path) -> tuple[list[Path], list[Path]]:
     """All folders below one, and all files; links are followed, once."""
     folders: list[Path] = []
     files: list[Path] = []
@@ -152,8 +163,6 @@ def _contents(root: Path, *, deep: bool = True) -> tuple[list[Path], list[Path]]
                 names.remove(name)
             seen.add(real)
         folders += [Path(place, name) for name in names]
-        if not deep:
-            names.clear()
         paths = [Path(place, name) for name in sorted(others) if not _is_hidden(name)]
         files += [path for path in paths if path.is_file()]  # and no pipe, from which none reads on
     return folders, files

@@ -16,7 +16,6 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from axial_d2.data.classes import record_key
-from axial_d2.data.files import whole_file
 from axial_d2.evaluation.cityscapes import write_instances
 from axial_d2.evaluation.panoptic import predicted_segments
 from axial_d2.evaluation.prediction_files import (
@@ -121,7 +120,8 @@ class PredictionWriter(DatasetEvaluator):
         present, inverse = np.unique(ids, return_inverse=True)
         numbers = np.array([table.get(int(value), 0) for value in present])[inverse]
         name = f"{self._names[key]}.png"
-        _save(id_to_rgb(numbers.reshape(ids.shape)), self._path(PANOPTIC, name))  # (H, W, 3)
+        colors = id_to_rgb(numbers.reshape(ids.shape))  # (H, W, 3)
+        Image.fromarray(colors).save(self._path(PANOPTIC, name))
         infos = [
             {"id": number, "category_id": self._truth.dataset_ids[segment["category_id"]]}
             for number, segment in enumerate(segments, start=1)
@@ -156,10 +156,8 @@ class PredictionWriter(DatasetEvaluator):
         kind = np.uint8 if max(*ids, none) < 256 else np.uint16
         table = np.array([*ids, none], dtype=kind)
         known = (labels >= 0) & (labels < len(ids))
-        _save(
-            table[np.where(known, labels, len(ids))],
-            self._path(SEMANTIC, self._names[key] + ".png"),
-        )
+        masks = table[np.where(known, labels, len(ids))]
+        Image.fromarray(masks).save(self._path(SEMANTIC, self._names[key] + ".png"))
 
     def evaluate(self) -> None:
         """Puts the json files together. Every process has to call it."""
@@ -221,8 +219,3 @@ class PredictionWriter(DatasetEvaluator):
             for entry in self._entries(PANOPTIC):
                 name = entry["file_name"]
                 archive.write(self._path(PANOPTIC, name), f"{PANOPTIC}/{name}")
-
-
-def _save(pixels: np.ndarray, path: str) -> None:
-    with whole_file(path) as part:
-        Image.fromarray(pixels).save(part, format="png")

@@ -30,7 +30,7 @@ from axial_d2.ops.local import (
     local_attention,
     local_logit_moments,
 )
-from axial_d2.ops.reference import at_least_single, no_autocast
+from axial_d2.ops.reference import at_least_single, flat_strips, no_autocast
 
 __all__ = [
     "BACKENDS",
@@ -275,12 +275,7 @@ def _choose(
 
 
 def _strips(chosen: Backend, *tensors: Tensor) -> tuple[Tensor, ...]:
-    return tensors if chosen.takes_pictures else _flat(*tensors)
-
-
-def _flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """(N, S, G, L, D) as (B, G, L, D)."""
-    return tuple(t.flatten(0, 1) if t.dim() == 5 else t for t in tensors)
+    return tensors if chosen.takes_pictures else flat_strips(*tensors)
 
 
 def _like(result: Tensor, v: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ be cut into strips of either axis.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -17,9 +18,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import compiled_moments, cpp_build, reference
-from axial_d2.ops.compiled_moments import half_of
 from axial_d2.ops.cpp_call import LIBRARY, SOURCE, View, call, pointers, view
-from axial_d2.ops.reference import at_least_single
+from axial_d2.ops.reference import at_least_single, half_span
 
 logger = logging.getLogger(__name__)
 
@@ -62,41 +62,27 @@ def axial_attention(
     span: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
-    operands = _operands(q, k, v, query_table, key_table, value_table, logit_scale)
-    content, position = _Attention.apply(*operands, half_of(q, span))
+    operands = _operands((q, k, v, query_table, key_table, value_table), logit_scale)
+    content, position = _Attention.apply(*operands, half_span(q.shape[-2], span))
     return content.view(v.shape).to(v.dtype), position.view(v.shape).to(v.dtype)
 
 
 def summed_axial_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
-    value_table: Tensor,
-    *,
-    logit_scale: Tensor | None = None,
-    span: int | None = None,
+    *inputs: Tensor, logit_scale: Tensor | None = None, span: int | None = None
 ) -> Tensor:
-    """See `axial_d2.ops.summed_axial_attention`. Without a gradient."""
-    operands = _operands(q, k, v, query_table, key_table, value_table, logit_scale)
-    total, _ = torch.ops.axial_d2.axial_attention(*operands, half_of(q, span), False)
+    """See `axial_d2.ops.summed_axial_attention`, whose inputs these are. Without a gradient."""
+    operands = _operands(inputs, logit_scale)
+    v, half = inputs[2], half_span(inputs[0].shape[-2], span)
+    total, _ = torch.ops.axial_d2.axial_attention(*operands, half, False)
     return total.view(v.shape).to(v.dtype)
 
 
-def _operands(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
-    value_table: Tensor,
-    logit_scale: Tensor | None,
-) -> list[Tensor]:
+def _operands(inputs: Sequence[Tensor], logit_scale: Tensor | None) -> list[Tensor]:
     """In at least single precision: q, k, v as (N, S, G, L, D), rows (T, 2 L - 1, D), scale."""
+    q, k, v, *tables = inputs
     heads, length = q.shape[-3:-1]
     scale = q.new_ones(3, heads) if logit_scale is None else logit_scale
-    rows = reference.rows_in_use(query_table, key_table, value_table, length=length)
+    rows = reference.rows_in_use(*tables, length=length)
     if any(t.shape[0] != rows[0].shape[0] for t in rows):
         rows = [t.expand(heads, -1, -1) for t in rows]
     dtype = at_least_single(q).dtype

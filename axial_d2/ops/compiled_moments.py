@@ -20,37 +20,23 @@ def logit_moments(
     length, depth = q.shape[-2:]
     if length <= blocked.CLOSED_FORM_FROM * depth:
         # The products are more than the logits, which matrices give fast.
-        q, k = (t.flatten(0, 1) if t.dim() == 5 else t for t in (q, k))  # (B, G, L, D)
+        q, k = reference.flat_strips(q, k)  # (B, G, L, D)
         return blocked.logit_moments(q, k, query_table, key_table, span=span)
-    half = half_of(q, span)
-    rows = reference.rows_in_use(query_table, key_table, length=length)
     dtype, result = at_least_single(q).dtype, q.dtype
-    strips = [(t[None] if t.dim() == 4 else t).to(dtype) for t in (q, k)]
-    first, second, *by_place = _Sums.apply(*strips, half)
-
-    places = torch.arange(length, device=q.device)
-    low, high = (places - half).clamp_min(0), (places + half).clamp_max(length - 1)
-    # A query i meets the rows of distance low - i .. high - i, a key j of j - high .. j - low.
-    starts = (low - places + length - 1, places - high + length - 1)
-    ends = (high - places + length, places - low + length)
+    q, k = ((t[None] if t.dim() == 4 else t).to(dtype) for t in (q, k))  # (N, S, G, L, D)
+    first, second, *sums = _Sums.apply(q, k, reference.half_span(length, span))
     one, other = torch.triu_indices(depth, depth, device=q.device)
     twice = torch.where(one == other, 1.0, 2.0).double()  # A product off the diagonal occurs twice.
-    means, squares = [first], [second]
-    for n, table in enumerate(rows):
-        table = (table if table.dim() == 3 else table[None]).double()  # (1 or G, 2 L - 1, D)
-        products = table[..., one] * table[..., other] * twice  # (1 or G, 2 L - 1, P)
-        for terms, sums, kept in ((means, table, 0), (squares, products, 1)):
-            met = moments.window_sums(sums, starts[n], ends[n])  # (1 or G, L, D or P)
-            terms.append((by_place[2 * n + kept] * met).sum(dim=(1, 2)))
-    count = strips[0].shape[0] * strips[0].shape[1] * int((high - low + 1).sum())
-    mean = torch.stack(means) / count  # (3, G)
-    variance = (torch.stack(squares) / count - mean.square()).clamp_min(0)
+    by_row = []
+    for rows in reference.rows_in_use(query_table, key_table, length=length):
+        rows = rows.double()  # (1 or G, 2 L - 1, D)
+        by_row.append((rows, rows[..., one] * rows[..., other] * twice))
+    strips = q.shape[0] * q.shape[1]
+    mean, variance = moments.from_sums(
+        first, second, [sums[:2], sums[2:]], by_row, strips=strips, span=span
+    )
+    count = strips * reference.pairs_in_band(length, span)
     return mean.to(result), variance.to(result), count
-
-
-def half_of(q: Tensor, span: int | None) -> int:
-    """The keys seen on either side of a query."""
-    return q.shape[-2] - 1 if span is None else min(span // 2, q.shape[-2] - 1)
 
 
 class _Sums(torch.autograd.Function):

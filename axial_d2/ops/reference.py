@@ -64,9 +64,14 @@ def band(length: int, span: int | None, device: torch.device | None = None) -> T
     return (position[None, :] - position[:, None]).abs() <= span // 2
 
 
+def half_span(length: int, span: int | None) -> int:
+    """How many keys a query can see on either side of it."""
+    return length - 1 if span is None else min(span // 2, length - 1)
+
+
 def pairs_in_band(length: int, span: int | None) -> int:
     """How many pairs `band` holds."""
-    half = length - 1 if span is None else min(span // 2, length - 1)
+    half = half_span(length, span)
     return length * (2 * half + 1) - half * (half + 1)  # the band, less its two cut corners
 
 
@@ -75,6 +80,11 @@ def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
     far = tables[0].shape[-2] // 2
     distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)
     return [(t if t.dim() == 3 else t[None])[:, distance + far] for t in tables]
+
+
+def flat_strips(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """(N, S, G, L, D) as (B, G, L, D); what is that already, as it is."""
+    return tuple(t.flatten(0, 1) if t.dim() == 5 else t for t in tensors)
 
 
 def lookup(table: Tensor, rows: Tensor) -> Tensor:
