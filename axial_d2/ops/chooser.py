@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from axial_d2.ops import blocked, compiled, kept, reference
+from axial_d2.ops import blocked, compiled, kept, reference, triton
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,16 @@ BACKENDS: dict[str, Backend] = {
         logit_moments=compiled.logit_moments,
         why_not=lambda sizes: compiled.why_not(sizes.dtype, sizes.device),
         summed_axial_attention=compiled.summed_axial_attention,
+        takes_pictures=True,
+    ),
+    "triton": Backend(
+        name="triton",
+        axial_attention=triton.axial_attention,
+        logit_moments=triton.logit_moments,
+        why_not=lambda sizes: triton.why_not(
+            sizes.dtype, sizes.device, max(sizes.depth, sizes.value_depth)
+        ),
+        normalized_axial_attention=triton.normalized_axial_attention,
         takes_pictures=True,
     ),
     "kept": Backend(

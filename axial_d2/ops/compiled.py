@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import compiled_moments, cpp_build, reference
-from axial_d2.ops.cpp_call import LIBRARY, SOURCE, View, call, pointers, view
+from axial_d2.ops.cpp_call import SOURCE, View, call, pointers, view
+from axial_d2.ops.library import LIBRARY
 from axial_d2.ops.reference import at_least_single, half_span
 
 logger = logging.getLogger(__name__)

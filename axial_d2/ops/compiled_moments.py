@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import blocked, moments, reference
-from axial_d2.ops.cpp_call import LIBRARY, call, pointers, view
+from axial_d2.ops.cpp_call import call, pointers, view
+from axial_d2.ops.library import LIBRARY
 from axial_d2.ops.reference import at_least_single
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from axial_d2.ops import cpp_build
 
 SOURCE = "axial_attention"
-#: What the operators are defined in: `torch.ops.axial_d2`.
-LIBRARY = torch.library.Library("axial_d2", "DEF")
 
 
 class View(ctypes.Structure):
