@@ -1,16 +1,15 @@
 """Position-sensitive axial attention as layers: one axis, and both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
-from torch.nn import functional as F
 
 from axial_d2 import ops
-from axial_d2.layers.folding import Folding, may_fold, running_affine, tensors_of
+from axial_d2.layers.folding import Folding, may_fold, pointwise, running_affine, tensors_of
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.position_table import RelativePositionTable
 
@@ -146,15 +145,14 @@ class AxialAttention1d(nn.Module):
         return _Folded(
             (self.qkv.weight * scale[:, None, None, None]).to(dtype),
             shift.to(dtype),
-            table.to(dtype),
+            (self.query_table(), self.key_table(), table.to(dtype)),
             self.logit_norm.running_scale(),
         )
 
     def _forward_folded(self, x: Tensor, folded: "_Folded") -> Tensor:
-        q, k, v = self._strips(F.conv2d(x, folded.weight, folded.bias))
-        tables = (self.query_table(), self.key_table(), folded.value_table)
+        q, k, v = self._strips(pointwise(x, folded.weight, folded.bias))
         total = ops.summed_axial_attention(
-            *(q, k, v, *tables),
+            *(q, k, v, *folded.rows(q.shape[-2])),
             logit_scale=folded.logit_scale,
             span=self.span,
             backend=self.backend,
@@ -183,20 +181,31 @@ class AxialAttention1d(nn.Module):
         return f"axis={self.axis}, heads={self.num_heads}, span={self.span or 'global'}"
 
 
-class _Folded(NamedTuple):
+@dataclass
+class _Folded:
     """A layer for evaluation.
 
     Attributes:
         weight: (2 * out_channels, in_channels, 1, 1), of the projection.
         bias: (2 * out_channels,).
-        value_table: (G, R, Dv).
+        tables: of queries and keys, (R, D), and of values, (G, R, Dv).
         logit_scale: (3, G).
     """
 
     weight: Tensor
     bias: Tensor
-    value_table: Tensor
+    tables: tuple[Tensor, Tensor, Tensor]
     logit_scale: Tensor
+    _length: int = 0
+    _rows: Sequence[Tensor] = ()
+
+    def rows(self, length: int) -> Sequence[Tensor]:
+        """The tables for strips of one length, 2 L - 1 rows; those of the last one are kept."""
+        if self._length != length:
+            rows = ops.rows_in_use(*self.tables, length=length)  # (1 or G, 2 L - 1, D)
+            self._rows = [t[0] if len(t) == 1 else t for t in rows]
+            self._length = length
+        return self._rows
 
 
 class _SameLayoutBackward(torch.autograd.Function):
@@ -214,8 +223,8 @@ class _SameLayoutBackward(torch.autograd.Function):
 
 
 def _layout(x: Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if channels_last else torch.contiguous_format
+    # Of a map that rows or columns were taken from, too: by its channels, not by its gaps.
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
 
 
 class AxialAttention2d(nn.Module):

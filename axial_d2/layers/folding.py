@@ -11,8 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from axial_d2.ops.reference import at_least_single
+
+# Up to so many places a product of matrices is faster than a 1x1 convolution, which brings the
+# weights into its own order at each call (measured with MKL and oneDNN on AVX2, 56x56 downwards).
+PRODUCT_PLACES = 4096
 
 _suspended: list[bool] = []
 
@@ -149,10 +154,39 @@ def convolve(convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Foldin
     if plain and not norm.training and may_fold(convolution, norm):
         folded = folding.of(tensors_of(convolution, norm), lambda: _folded(convolution, norm))
         if folded is not None:
+            if _is_pointwise(convolution):
+                return pointwise(x, *folded)
             return convolution._conv_forward(x, *folded)
     else:
         folding.clear()
     return norm(convolution(x))
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 1x1 convolution, as a product of matrices where that is faster.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (D, C, 1, 1).
+        bias: (D,).
+
+    Returns:
+        (N, D, H, W), in x's layout.
+    """
+    places = x.numel() // x.shape[1]
+    if places > PRODUCT_PLACES or x.stride(1) != 1:
+        return F.conv2d(x, weight, bias)
+    lines = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)  # (N, H, W, D)
+    return lines.permute(0, 3, 1, 2)
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    return (
+        type(convolution) is nn.Conv2d
+        and convolution.kernel_size == convolution.stride == (1, 1)
+        and convolution.groups == 1
+        and convolution.padding == (0, 0)
+    )
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:

@@ -14,18 +14,20 @@ tables of its own once the norm's scales are folded into them.
 """
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import block_moments, moments, reference
+from axial_d2.ops.products import product
 from axial_d2.ops.reference import at_least_single, no_autocast
 
 # Floats in the logits of one block. Three to four buffers of that size are in use at a time; they
 # should fit the last-level cache.
-BLOCK_FLOATS = 1 << 18
+BLOCK_FLOATS = 1 << 19
 # Positions of a strip per channel of a head above which the closed form of the moments, which grows
 # with the square of the channels, takes less time than the logits.
 CLOSED_FORM_FROM = 2
@@ -43,21 +45,44 @@ def axial_attention(
     span: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
-    heads, length = q.shape[1:3]
-    rows = reference.rows_in_use(query_table, key_table, value_table, length=length)
-    rq, rk, rv = (t.expand(heads, -1, -1) for t in rows)  # (G, 2 L - 1, D)
-    content_query = q
-    if logit_scale is not None:
-        scale = logit_scale.to(q.dtype)
-        content_query = q * scale[0, :, None, None]
-        rq, rk = rq * scale[1, :, None, None], rk * scale[2, :, None, None]
-    inputs = (content_query, q, k, v)
-    heads_first = (t.transpose(0, 1).contiguous() for t in inputs)  # (G, B, L, D)
-    # The keys' rows are reversed, so that one query's logits lie in one line: see `_by_key`.
-    content, position = _Blocked.apply(
-        *heads_first, rq.contiguous(), rk.flip(1).contiguous(), rv.contiguous(), span
-    )
+    operands = _operands(q, k, v, (query_table, key_table, value_table), logit_scale)
+    content, position = _Blocked.apply(*operands, span)
     return content.transpose(0, 1), position.transpose(0, 1)
+
+
+def summed_axial_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *tables: Tensor,
+    logit_scale: Tensor | None = None,
+    span: int | None = None,
+) -> Tensor:
+    """See `axial_d2.ops.summed_axial_attention`. Without a gradient."""
+    total = torch.empty_like(v)
+    operands = _operands(q, k, v, tables, logit_scale)
+    with no_autocast(q):
+        for block, content, position in _results(operands, span):
+            torch.add(content, position, out=content)
+            total[block] = content.transpose(0, 1)
+    return total
+
+
+def _operands(
+    q: Tensor, k: Tensor, v: Tensor, tables: Sequence[Tensor], logit_scale: Tensor | None
+) -> tuple[Tensor, ...]:
+    """q with the scale of q.k, q, k, v, (G, B, L, D); the rows with theirs, (G, 2 L - 1, D)."""
+    heads, length = q.shape[1:3]
+    rows = reference.rows_in_use(*tables, length=length)
+    rq, rk, rv = (t.expand(heads, -1, -1) for t in rows)  # (G, 2 L - 1, D)
+    heads_first = [t.transpose(0, 1).contiguous() for t in (q, k, v)]
+    content_query = heads_first[0]
+    if logit_scale is not None:
+        scale = logit_scale.to(q.dtype)[..., None, None]  # (3, G, 1, 1)
+        content_query = content_query * scale[0, ..., None]
+        rq, rk = rq * scale[1], rk * scale[2]
+    # The keys' rows are reversed, so that one query's logits lie in one line: see `_by_key`.
+    return content_query, *heads_first, rq.contiguous(), rk.flip(1).contiguous(), rv.contiguous()
 
 
 def logit_moments(
@@ -82,8 +107,9 @@ def logit_moments(
 def _by_query(lines: Tensor) -> Tensor:
     """Views (G, b, L, 2 L - 1) lines per query as the (G, b, L, L) map: [i, j] = line i, j - i."""
     length = lines.shape[2]
+    strides = (*lines.stride()[:2], 2 * length - 2, 1)
     return lines.as_strided(
-        (*lines.shape[:3], length), (*lines.stride()[:2], 2 * length - 2, 1), length - 1
+        (*lines.shape[:3], length), strides, lines.storage_offset() + length - 1
     )
 
 
@@ -92,24 +118,87 @@ def _by_key(lines: Tensor) -> Tensor:
     return _by_query(lines).transpose(2, 3)
 
 
-class _Scratch:
-    """A buffer that the blocks share. What the views don't reach, both the same, stays zero."""
+# Floats of working memory that stay with a thread for its next layer: 32 MB in single precision.
+# Fresh pages for each layer would cost a fifth of its time.
+MOST_SCRATCH = 1 << 23
+_of_thread = threading.local()
 
-    def __init__(self, like: Tensor, strips: int, dtype: torch.dtype) -> None:
-        heads, _, length, _ = like.shape
-        shape = (heads, strips, length, 2 * length - 1)
-        self.lines = torch.zeros(shape, dtype=dtype, device=like.device)
 
-    def filled(self, view: bool, weights: Tensor) -> Tensor:
-        """The (G, b * L, 2 L - 1) lines that the (G, b, L, L) map is spread over.
+def _scratch(size: int, like: Tensor) -> Tensor:
+    """Uninitialised working memory, of so many numbers of `like`'s kind."""
+    if like.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return like.new_empty(size)
+    kept: Tensor | None = getattr(_of_thread, "scratch", None)
+    if kept is not None and kept.dtype == like.dtype and kept.numel() >= size:
+        # A tensor made in inference mode can't be written to outside of it.
+        if kept.is_inference() == torch.is_inference_mode_enabled():
+            return kept[:size]
+    made = torch.empty(size, dtype=like.dtype)
+    if size <= MOST_SCRATCH:
+        _of_thread.scratch = made
+    return made
+
+
+class _Buffers:
+    """What the blocks share, one after the other."""
+
+    def __init__(self, like: Tensor, strips: int) -> None:
+        """For so many strips at a time of tensors like a (G, B, L, D) one."""
+        self.heads, _, self.length, _ = like.shape
+        lines, width = self.heads * strips * self.length, 2 * self.length - 1
+        sizes = [lines * self.length] * 2 + [lines * width] * 2
+        scratch = _scratch(sum(sizes), at_least_single(like[:0]))
+        *self._maps, self._lines, self._spread = scratch.split(sizes)
+        # What the views `_by_query` and `_by_key` don't reach, both the same, stays zero.
+        self._spread.zero_()
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """a @ b.mT, (G, b, L, L), of (G, b, L, D)."""
+        out = self._maps[0][: a.shape[1] * self.heads * self.length**2]
+        out = out.view(-1, self.length, self.length)
+        torch.bmm(a.flatten(0, 1), b.flatten(0, 1).mT, out=out)
+        return out.view(*a.shape[:3], -1)
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Of such a product, which may be lost at the next one."""
+        out = self._maps[1][: logits.numel()].view(logits.shape)
+        return torch.softmax(logits, dim=-1, out=out)
+
+    def lines(self, a: Tensor, rows: Tensor) -> Tensor:
+        """The products of (G, b, L, D) with (G, 2 L - 1, D) rows: (G, b, L, 2 L - 1)."""
+        width = rows.shape[1]
+        out = self._lines[: a.numel() // a.shape[3] * width].view(self.heads, -1, width)
+        torch.bmm(a.flatten(1, 2), rows.mT, out=out)
+        return out.view(*a.shape[:3], width)
+
+    def spread(self, weights: Tensor, view: Callable[[Tensor], Tensor]) -> Tensor:
+        """The (G, b * L, 2 L - 1) lines that a (G, b, L, L) map is spread over.
 
         Args:
-            view: True for lines per query, False for lines per key.
-            weights: (G, b, L, L).
+            weights: the map.
+            view: `_by_query` or `_by_key`.
         """
-        lines = self.lines[:, : weights.shape[1]]
-        (_by_query if view else _by_key)(lines).copy_(weights)
+        width = 2 * self.length - 1
+        lines = self._spread[: weights.numel() // self.length * width]
+        lines = lines.view(*weights.shape[:3], width)
+        view(lines).copy_(weights)
         return lines.flatten(1, 2)
+
+
+def _results(
+    operands: Sequence[Tensor], span: int | None
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """By blocks: which strips, and their content and position, (G, b, L, Dv)."""
+    q, (rq, rk, rv) = operands[1], (at_least_single(t) for t in operands[4:])
+    outside = _outside(q, span)
+    blocks = _blocks(q)
+    buffers = _Buffers(q, blocks[0].stop)
+    for block in blocks:
+        ab, qb, kb, vb = (at_least_single(t[:, block]) for t in operands[:4])
+        weights = _weights(ab, qb, kb, rq, rk, outside, buffers)
+        content = product(weights, vb)
+        position = product(buffers.spread(weights, _by_query), rv)  # (G, b * L, Dv)
+        yield block, content, position.unflatten(1, qb.shape[1:3])
 
 
 class _Blocked(torch.autograd.Function):
@@ -131,16 +220,8 @@ class _Blocked(torch.autograd.Function):
         ctx.span = span
         content, position = torch.empty_like(v), torch.empty_like(v)
         with no_autocast(q):
-            tables = [at_least_single(t) for t in (rq, rk, rv)]
-            outside = _outside(q, span)
-            blocks = _blocks(q)
-            scratch = _Scratch(q, blocks[0].stop, tables[0].dtype)
-            for block in blocks:
-                ab, qb, kb, vb = (at_least_single(t[:, block]) for t in (a, q, k, v))
-                weights = _weights(ab, qb, kb, tables[0], tables[1], outside)
-                content[:, block] = weights @ vb
-                spread = scratch.filled(True, weights)
-                position[:, block] = (spread @ tables[2]).view_as(vb)
+            for block, *parts in _results((a, q, k, v, rq, rk, rv), span):
+                content[:, block], position[:, block] = parts
         return content, position
 
     @staticmethod
@@ -162,44 +243,50 @@ class _Blocked(torch.autograd.Function):
         table_grads = [torch.zeros_like(t) for t in (rq, rk, rv)]
         outside = _outside(q, ctx.span)
         blocks = _blocks(q)
-        scratch = _Scratch(q, blocks[0].stop, rq.dtype)
+        buffers = _Buffers(q, blocks[0].stop)
         for block in blocks:
             ab, qb, kb, vb = (at_least_single(t[:, block]) for t in (a, q, k, v))
             dc, dp = (
-                at_least_single(content_grad[:, block]),
-                at_least_single(position_grad[:, block]),
+                at_least_single(grad[:, block]).contiguous()
+                for grad in (content_grad, position_grad)
             )
-            weights = _weights(ab, qb, kb, rq, rk, outside)
-            grads[3][:, block] = weights.mT @ dc
-            table_grads[2] += scratch.filled(True, weights).mT @ dp.flatten(1, 2)
+            weights = _weights(ab, qb, kb, rq, rk, outside, buffers)
+            grads[3][:, block] = product(weights.mT, dc)
+            spread = buffers.spread(weights, _by_query)
+            table_grads[2] += product(spread.mT, dp.flatten(1, 2))
 
-            by_row = (dp.flatten(1, 2) @ rv.mT).view(*weights.shape[:3], -1)
-            logits = torch.matmul(dc, vb.mT).add_(_by_query(by_row))  # of the weights so far
-            logits -= (logits * weights).sum(dim=-1, keepdim=True)
+            logits = buffers.product(dc, vb)  # the gradient of the weights so far
+            logits += _by_query(buffers.lines(dp, rv))
+            logits -= torch.linalg.vecdot(logits, weights)[..., None]
             logits *= weights  # (G, b, L, L), the gradient of the logits
 
-            grads[0][:, block] = logits @ kb
-            spread = scratch.filled(True, logits)
-            grads[1][:, block] = (spread @ rq).view_as(qb)
-            table_grads[0] += spread.mT @ qb.flatten(1, 2)
-            spread = scratch.filled(False, logits)
-            grads[2][:, block] = (logits.mT @ ab).add_((spread @ rk).view_as(kb))
-            table_grads[1] += spread.mT @ kb.flatten(1, 2)
+            grads[0][:, block] = product(logits, kb)
+            spread = buffers.spread(logits, _by_query)
+            grads[1][:, block] = product(spread, rq).reshape(qb.shape)
+            table_grads[0] += product(spread.mT, qb.flatten(1, 2))
+            spread = buffers.spread(logits, _by_key)
+            grads[2][:, block] = product(logits.mT, ab) + product(spread, rk).reshape(kb.shape)
+            table_grads[1] += product(spread.mT, kb.flatten(1, 2))
         table_grads = [g.to(t.dtype) for g, t in zip(table_grads, tables, strict=True)]
         return (*grads, *table_grads, None)
 
 
 def _weights(
-    a: Tensor, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor, outside: Tensor | None
+    a: Tensor,
+    q: Tensor,
+    k: Tensor,
+    rq: Tensor,
+    rk: Tensor,
+    outside: Tensor | None,
+    buffers: _Buffers,
 ) -> Tensor:
     """The soft-maxed weights of a block, (G, b, L, L)."""
-    shape = (*q.shape[:3], rq.shape[1])
-    logits = torch.matmul(a, k.mT)
-    logits += _by_query((q.flatten(1, 2) @ rq.mT).view(shape))
-    logits += _by_key((k.flatten(1, 2) @ rk.mT).view(shape))
+    logits = buffers.product(a, k)
+    logits += _by_query(buffers.lines(q, rq))
+    logits += _by_key(buffers.lines(k, rk))
     if outside is not None:
         logits.masked_fill_(outside, -math.inf)
-    return logits.softmax(dim=-1)
+    return buffers.softmax(logits)
 
 
 def _outside(q: Tensor, span: int | None) -> Tensor | None:

@@ -93,11 +93,14 @@ BACKENDS: dict[str, Backend] = {
             tables=sizes.tables,
         ),
         normalized_axial_attention=kept.normalized_axial_attention,
+        # Without gradients nothing asks for the maps again.
+        summed_axial_attention=blocked.summed_axial_attention,
     ),
     "blocked": Backend(
         name="blocked",
         axial_attention=blocked.axial_attention,
         logit_moments=blocked.logit_moments,
+        summed_axial_attention=blocked.summed_axial_attention,
         why_not=lambda sizes: None,
     ),
     "reference": Backend(

@@ -78,8 +78,11 @@ def pairs_in_band(length: int, span: int | None) -> int:
 def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
     """The rows of distances -(L - 1) .. L - 1, (1 or G, 2 L - 1, D), end rows repeated."""
     far = tables[0].shape[-2] // 2
+    all_tables = [t if t.dim() == 3 else t[None] for t in tables]
+    if far == length - 1:
+        return all_tables
     distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)
-    return [(t if t.dim() == 3 else t[None])[:, distance + far] for t in tables]
+    return [t[:, distance + far] for t in all_tables]
 
 
 def flat_strips(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -75,7 +75,7 @@ def both(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", MODULES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("backend", [b for b in ops.BACKENDS if b != "triton"])
 def test_it_gives_the_same(name: str, layout: torch.memory_format, backend: str) -> None:
     module = MODULES[name]()
     x = picture(module, layout)

@@ -20,7 +20,7 @@ SHA256 = {
 
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("backend", [b for b in ops.BACKENDS if b != "triton"])
 def test_equals_the_public_implementation(
     name: str, dtype: torch.dtype, bound: float, backend: str
 ) -> None:

@@ -1,0 +1,12 @@
+"""Matrix products by the faster way round."""
+
+from torch import Tensor
+
+# With fewer columns than this a product is several times faster with its factors exchanged and
+# transposed (measured with MKL on AVX2: 4 and 8 columns 3 to 8 times, 16 columns not at all).
+NARROW = 16
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, which may lie transposed."""
+    return a @ b if b.shape[-1] >= NARROW else (b.mT @ a.mT).mT
