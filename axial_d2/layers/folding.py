@@ -151,15 +151,23 @@ def convolve(convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Foldin
         The result of both; without gradients it may be changed in place.
     """
     plain = type(convolution).forward is nn.Conv2d.forward
-    if plain and not norm.training and may_fold(convolution, norm):
-        folded = folding.of(tensors_of(convolution, norm), lambda: _folded(convolution, norm))
-        if folded is not None:
-            if _is_pointwise(convolution):
-                return pointwise(x, *folded)
-            return convolution._conv_forward(x, *folded)
-    else:
+    result = convolve_folded(convolution, norm, x, folding) if plain else None
+    return norm(convolution(x)) if result is None else result
+
+
+def convolve_folded(
+    convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Folding
+) -> Tensor | None:
+    """As `convolve`, but None where the two may not be one."""
+    if norm.training or not may_fold(convolution, norm):
         folding.clear()
-    return norm(convolution(x))
+        return None
+    folded = folding.of(tensors_of(convolution, norm), lambda: _folded(convolution, norm))
+    if folded is None:
+        return None
+    if _is_pointwise(convolution):
+        return pointwise(x, *folded)
+    return convolution._conv_forward(x, *folded)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -182,7 +190,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def _is_pointwise(convolution: nn.Conv2d) -> bool:
     return (
-        type(convolution) is nn.Conv2d
+        type(convolution)._conv_forward is nn.Conv2d._conv_forward
         and convolution.kernel_size == convolution.stride == (1, 1)
         and convolution.groups == 1
         and convolution.padding == (0, 0)

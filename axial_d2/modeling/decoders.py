@@ -1,14 +1,17 @@
 """Decoders of Panoptic-DeepLab's two branches, of convolutions or of axial attention."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import ASPP, Conv2d, DepthwiseSeparableConv2d, ShapeSpec, get_norm
+from detectron2.layers import ASPP, Conv2d, ShapeSpec, get_norm
+from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axial_d2.layers import AxialAttention2d, AxialBottleneck
+from axial_d2.layers.folding import Folding, convolve_folded
 from axial_d2.modeling.norms import logit_norm_factory, norm_factory
 
 
@@ -47,35 +50,57 @@ class Decoder(nn.Module):
         for name, projection in self.projections.items():
             shallow = projection(features[name])
             y = F.interpolate(y, size=shallow.shape[-2:], mode="bilinear", align_corners=False)
-            y = self.fuses[name](torch.cat([shallow, y], dim=1))
+            y = torch.cat([shallow, y], dim=1)
+            fuse = self.fuses[name]
+            # Part by part: a call of the whole would hold its input, the largest map, to its end.
+            for part in fuse if isinstance(fuse, nn.Sequential) else (fuse,):
+                y = part(y)
         return y
 
 
-def separable_conv5(in_channels: int, out_channels: int, norm: str) -> nn.Module:
+class FoldingConv2d(Conv2d):
+    """Detectron2's convolution with norm and ReLU, whose norm it takes in for evaluation."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str, **options: int) -> None:
+        """Builds the three.
+
+        Args:
+            in_channels: channels of the input.
+            out_channels: channels of the output.
+            norm: a name that Detectron2's `get_norm` knows.
+            options: of `nn.Conv2d`.
+        """
+        super().__init__(
+            in_channels,
+            out_channels,
+            bias=False,
+            norm=get_norm(norm, out_channels),
+            activation=F.relu,
+            **options,
+        )
+        self._folding = Folding()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes (N, in_channels, H, W)."""
+        folded = convolve_folded(self, self.norm, x, self._folding)
+        return super().forward(x) if folded is None else F.relu_(folded)
+
+
+def separable_conv5(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
     """A 5x5 depthwise-separable convolution, norm and ReLU after each of its two."""
-    return DepthwiseSeparableConv2d(
-        in_channels,
-        out_channels,
-        kernel_size=5,
-        padding=2,
-        norm1=norm,
-        activation1=F.relu,
-        norm2=norm,
-        activation2=F.relu,
+    depthwise = FoldingConv2d(
+        in_channels, in_channels, norm, kernel_size=5, padding=2, groups=in_channels
     )
+    pointwise = FoldingConv2d(in_channels, out_channels, norm, kernel_size=1)
+    for convolution in (depthwise, pointwise):
+        c2_msra_fill(convolution)
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
 
 
 def pointwise_conv(in_channels: int, out_channels: int, norm: str) -> nn.Module:
     """A 1x1 convolution with norm and ReLU."""
-    convolution = Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=1,
-        bias=False,
-        norm=get_norm(norm, out_channels),
-        activation=F.relu,
-    )
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    convolution = FoldingConv2d(in_channels, out_channels, norm, kernel_size=1)
+    c2_msra_fill(convolution)
     return convolution
 
 

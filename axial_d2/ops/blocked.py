@@ -126,17 +126,17 @@ _of_thread = threading.local()
 
 def _scratch(size: int, like: Tensor) -> Tensor:
     """Uninitialised working memory, of so many numbers of `like`'s kind."""
-    if like.device.type != "cpu" or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    passing = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if passing or like.device.type not in ("cpu", "meta"):
         return like.new_empty(size)
-    kept: Tensor | None = getattr(_of_thread, "scratch", None)
-    if kept is not None and kept.dtype == like.dtype and kept.numel() >= size:
-        # A tensor made in inference mode can't be written to outside of it.
-        if kept.is_inference() == torch.is_inference_mode_enabled():
-            return kept[:size]
-    made = torch.empty(size, dtype=like.dtype)
-    if size <= MOST_SCRATCH:
-        _of_thread.scratch = made
-    return made
+    # A tensor made in inference mode can't be written to outside of it.
+    kind = (like.dtype, like.device, torch.is_inference_mode_enabled())
+    kept: tuple[tuple, Tensor] | None = getattr(_of_thread, "scratch", None)
+    if kept is None or kept[0] != kind or kept[1].numel() < size:
+        kept = (kind, like.new_empty(size))
+        if size <= MOST_SCRATCH:
+            _of_thread.scratch = kept
+    return kept[1][:size]
 
 
 class _Buffers:
