@@ -107,10 +107,12 @@ def logit_moments(
 def _by_query(lines: Tensor) -> Tensor:
     """Views (G, b, L, 2 L - 1) lines per query as the (G, b, L, L) map: [i, j] = line i, j - i."""
     length = lines.shape[2]
-    strides = (*lines.stride()[:2], 2 * length - 2, 1)
-    return lines.as_strided(
-        (*lines.shape[:3], length), strides, lines.storage_offset() + length - 1
-    )
+    if length == 1:
+        return lines
+    # Lines of one less: each starts one place further to the left in the line that it lies in.
+    shorter = 2 * length - 2
+    flat = lines.flatten(2)[..., length - 1 : length - 1 + length * shorter]
+    return flat.unflatten(2, (length, shorter))[..., :length]
 
 
 def _by_key(lines: Tensor) -> Tensor:

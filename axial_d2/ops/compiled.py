@@ -40,8 +40,13 @@ def why_not(dtype: torch.dtype, device: torch.device) -> str | None:
     return _why_not_built()
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _why_not_built() -> str | None:
+    return _built_or_why_not()
+
+
+@cache
+def _built_or_why_not() -> str | None:
     try:
         cpp_build.load(SOURCE)
     except cpp_build.NotBuilt as error:
