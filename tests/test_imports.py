@@ -33,7 +33,7 @@ ARROWS = {
     "data": {"panoptic", "config", *BASE},
     "modeling": {"layers", "ops", "panoptic", "data", "config", *BASE},
     "analysis": {"modeling", "layers", "ops", *BASE},
-    "benchmarks": {"analysis", "engine", "layers", "ops", "panoptic", *BASE},
+    "benchmarks": {"analysis", "data", "engine", "layers", "ops", "panoptic", *BASE},
     "export": {"modeling", "layers", "ops", "panoptic", *BASE},
     "engine": {
         *("checkpoint", "config", "data", "evaluation", "layers", "modeling", "ops", "panoptic"),

@@ -30,6 +30,7 @@ from axial_d2 import ops  # noqa: E402
 from axial_d2.benchmarks import (  # noqa: E402
     CONTESTS,
     environment,
+    machine_speed,
     measure,
     measure_memory,
     peak_of_one_run,
@@ -43,6 +44,7 @@ _NETWORKS = {
     "model": ("cityscapes-panoptic/axial_deeplab_s", "cityscapes-panoptic/panoptic_deeplab_r50"),
     "growth": ("cityscapes-panoptic/axial_deeplab_s",) * 2,
     "train": ("cityscapes-panoptic/axial_deeplab_s", "cityscapes-panoptic/panoptic_deeplab_r50"),
+    "loading": ("cityscapes-panoptic/axial_deeplab_s",) * 2,
 }
 _SIZES = {
     "attention": (56, 56),
@@ -64,6 +66,7 @@ _ALL = (
     "backbone --mode train --batch 8",
     "merging",
     "targets",
+    "loading",
     "train --batch 1 --repeats 3",
     "growth --repeats 3",
     "model --repeats 3",
@@ -137,7 +140,8 @@ def argument_parser() -> argparse.ArgumentParser:
         if name in _NETWORKS:
             _add_network(command, name)
     commands.choices["merging"].add_argument("--instances", type=_positive, default=100)
-    commands.choices["targets"].add_argument("--segments", type=_positive, default=60)
+    for name in ("targets", "loading"):
+        commands.choices[name].add_argument("--segments", type=_positive, default=60)
     _add_attention(commands.choices["attention"])
     return parser
 
@@ -153,7 +157,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 def _add_network(command: argparse.ArgumentParser, name: str) -> None:
     ours, baseline = (str(_CONFIGS / f"{path}.yaml") for path in _NETWORKS[name])
     command.add_argument("--config", default=ours, metavar="FILE", help="default: %(default)s")
-    if name != "growth":
+    if name not in ("growth", "loading"):
         command.add_argument("--baseline-config", default=baseline, metavar="FILE")
         command.add_argument("--batch", type=_positive, default=1)
     if name == "backbone":
@@ -193,7 +197,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if options.json and not options.json.parent.is_dir():
         raise SystemExit(f"--json: the folder {options.json.parent} does not exist")
-    versions = {"axial_d2": axial_d2.__version__, **environment()}
+    versions = {"axial_d2": axial_d2.__version__, **environment(), **machine_speed()}
     records: list[dict[str, Any]] = []
     print(", ".join(f"{key} {value}" for key, value in versions.items()))
     for line in _lines(options, arguments):

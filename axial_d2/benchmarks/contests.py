@@ -1,12 +1,19 @@
 """What is measured against what: ours and a named baseline, as two functions without arguments."""
 
 import argparse
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
+
+from axial_d2.panoptic.encoding import id_to_rgb
 
 CLASSES, THINGS = 19, range(11, 19)  # as in Cityscapes
 TARGETS: dict[str, Any] = {
@@ -117,6 +124,41 @@ def targets(size: tuple[int, int], options: argparse.Namespace) -> Contest:
         )
 
     return Contest(lambda: ours(panoptic, infos), lambda: baseline(panoptic, infos), agree)
+
+
+def loading(size: tuple[int, int], options: argparse.Namespace) -> Contest:
+    """One training sample, from files to tensors: reading, augmentations, targets."""
+    from detectron2.projects.panoptic_deeplab.dataset_mapper import PanopticDeeplabDatasetMapper
+    from detectron2.projects.panoptic_deeplab.target_generator import (
+        PanopticDeepLabTargetGenerator,
+    )
+
+    from axial_d2.data import AxialDeepLabDatasetMapper
+    from axial_d2.data.mapper import build_augmentations
+
+    cfg = _config(options.config)
+    panoptic, infos = random_scene(size, options.segments, options.seed)
+    folder = Path(tempfile.mkdtemp())
+    # Noise on even colours: as long to decompress as a photograph, or longer.
+    noise = np.random.default_rng(options.seed).integers(0, 64, (*size, 3))
+    picture = (id_to_rgb(panoptic) // 2 + noise).astype(np.uint8)
+    record = {"image_id": 0, "height": size[0], "width": size[1], "segments_info": infos}
+    for key, pixels in (("file_name", picture), ("pan_seg_file_name", id_to_rgb(panoptic))):
+        record[key] = str(folder / f"{key}.png")
+        Image.fromarray(pixels).save(record[key])
+    ours = AxialDeepLabDatasetMapper(cfg, is_train=True)
+    baseline = PanopticDeeplabDatasetMapper(
+        augmentations=build_augmentations(cfg, is_train=True),
+        image_format="RGB",
+        panoptic_target_generator=PanopticDeepLabTargetGenerator(**TARGETS),
+    )
+
+    def load(mapper: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+        return mapper(dict(record))
+
+    # The files go with what reads them.
+    weakref.finalize(load, shutil.rmtree, folder, ignore_errors=True)
+    return Contest(lambda: load(ours), lambda: load(baseline))
 
 
 def attention(size: tuple[int, int], options: argparse.Namespace) -> Contest:
@@ -262,5 +304,6 @@ CONTESTS = {
     "growth": growth,
     "merging": merging,
     "targets": targets,
+    "loading": loading,
     "train": train,
 }

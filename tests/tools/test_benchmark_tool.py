@@ -24,6 +24,7 @@ def tool():
     [
         ["merging", "--instances", "7"],
         ["targets"],
+        ["loading", "--segments", "5"],
         ["attention", "--channels", "16", "--span", "9"],
         ["attention", "--channels", "16", "--mode", "eval"],
         ["attention", "--channels", "16", "--mode", "eval", "--no-compiler"],
