@@ -36,7 +36,9 @@ def test_writes_figures_of_equal_results(tool, arguments, tmp_path, capsys, monk
     small = ["--size", "48", "64", "--repeats", "3", "--no-memory", "--json", str(out)]
     tool.main([*arguments, *small])
     (record,) = json.loads(out.read_text())["results"]
-    assert record["what"] == arguments[0] and record["same_result"]
+    assert record["what"] == arguments[0]
+    # Samples are cut out at random: there is nothing to compare.
+    assert record["same_result"] is (None if arguments[0] == "loading" else True)
     assert len(record["ours"]["seconds"]) == len(record["baseline"]["seconds"]) == 3
     assert record["ours"]["min"] <= record["ours"]["median"] <= record["ours"]["max"]
     assert record["faster"] == record["baseline"]["median"] / record["ours"]["median"]
