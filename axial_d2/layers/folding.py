@@ -179,7 +179,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         bias: (D,).
 
     Returns:
-        (N, D, H, W), in x's layout.
+        (N, D, H, W).
     """
     places = x.numel() // x.shape[1]
     if places > PRODUCT_PLACES or x.stride(1) != 1:

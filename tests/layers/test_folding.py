@@ -15,6 +15,7 @@ from axial_d2.layers import (
     ConvStem,
     LogitNorm,
     conv3_stem,
+    folding,
 )
 from axial_d2.layers.folding import Folding, may_fold
 
@@ -85,6 +86,34 @@ def test_it_gives_the_same(name: str, layout: torch.memory_format, backend: str)
     torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
     assert not torch.equal(folded, plain)  # It did fold: the rounding differs.
     assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("axis", ["height", "width"])
+@pytest.mark.parametrize("backend", ["compiled", "blocked"])
+def test_sizes_in_turn(axis: str, backend: str) -> None:
+    """The tables' rows of one length are kept, for as long as that length comes."""
+    layer = attention(axis=axis)
+    with ops.use_backend(backend):
+        for size in ((9, 7), (9, 7), (3, 12), (1, 1), (9, 7)):
+            plain, folded = both(layer, torch.randn(1, 6, *size, dtype=DOUBLE))
+            torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("most", [0, 10**6])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_small_maps_with_channels_last_take_a_product(
+    most: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = []
+    linear = folding.F.linear
+    monkeypatch.setattr(folding, "PRODUCT_PLACES", most)
+    monkeypatch.setattr(folding.F, "linear", lambda *a: products.append(1) or linear(*a))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 6, 9, 7, dtype=DOUBLE).contiguous(memory_format=layout)[:, :, ::2]
+    weight, bias = torch.randn(4, 6, 1, 1, dtype=DOUBLE), torch.randn(4, dtype=DOUBLE)
+    got = folding.pointwise(x, weight, bias)
+    torch.testing.assert_close(got, nn.functional.conv2d(x, weight, bias), rtol=1e-12, atol=1e-12)
+    assert len(products) == int(channels_last and most > 0)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,5 +1,7 @@
 """Every backend against the reference, forward and backward, at awkward sizes."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
@@ -300,3 +302,26 @@ def test_the_reference_takes_half_precision_with_a_scale_in_single() -> None:
     half = [t.to(torch.bfloat16) for t in inputs]
     content, _ = ops.axial_attention(*half, logit_scale=scale.float(), backend="reference")
     assert content.dtype == torch.bfloat16
+
+
+def test_working_memory_is_of_one_thread_and_one_kind() -> None:
+    """`blocked` keeps its working memory from call to call."""
+    cases = [
+        [t.detach().to(kind) for t in draw(3, length, 4, True)]
+        for length, kind in ((9, torch.float32), (5, torch.float64), (1, torch.float32))
+    ]
+
+    def attend(number: int) -> list[Tensor]:
+        *tensors, scale = cases[number % len(cases)]
+        with (torch.inference_mode, torch.no_grad, torch.enable_grad)[number // 3 % 3]():
+            return list(ops.axial_attention(*tensors, logit_scale=scale, backend="blocked"))
+
+    wanted = [
+        ops.axial_attention(*tensors, logit_scale=scale, backend="reference")
+        for *tensors, scale in cases
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(attend, range(198)))
+    for number, got in enumerate([*results, *map(attend, range(18))]):
+        for one, other in zip(got, wanted[number % len(cases)], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
