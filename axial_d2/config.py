@@ -67,7 +67,7 @@ def _add_backbone(cfg: CfgNode) -> None:
     # Recomputes each block in the backward pass instead of keeping its activations.
     node.CHECKPOINT = False
     # Which implementation of `axial_d2.ops.axial_attention`; "auto" takes the fastest that can run:
-    # "compiled" on a CPU with a C++ compiler, else "kept" or "blocked".
+    # "compiled" on a CPU with a C++ compiler, "triton" on CUDA, else "kept" or "blocked".
     # Local attention has "blocked", which "auto" takes, and "reference".
     node.BACKEND = "auto"
     node.OUT_FEATURES = ["res2", "res3", "res5"]

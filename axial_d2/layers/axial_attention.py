@@ -196,16 +196,15 @@ class _Folded:
     bias: Tensor
     tables: tuple[Tensor, Tensor, Tensor]
     logit_scale: Tensor
-    _length: int = 0
-    _rows: Sequence[Tensor] = ()
+    _kept: tuple[int, Sequence[Tensor]] = (0, ())
 
     def rows(self, length: int) -> Sequence[Tensor]:
         """The tables for strips of one length, 2 L - 1 rows; those of the last one are kept."""
-        if self._length != length:
+        kept = self._kept  # Read once and written once: several threads may be here.
+        if kept[0] != length:
             rows = ops.rows_in_use(*self.tables, length=length)  # (1 or G, 2 L - 1, D)
-            self._rows = [t[0] if len(t) == 1 else t for t in rows]
-            self._length = length
-        return self._rows
+            kept = self._kept = length, [t[0] if len(t) == 1 else t for t in rows]
+        return kept[1]
 
 
 class _SameLayoutBackward(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -97,6 +98,20 @@ def test_sizes_in_turn(axis: str, backend: str) -> None:
         for size in ((9, 7), (9, 7), (3, 12), (1, 1), (9, 7)):
             plain, folded = both(layer, torch.randn(1, 6, *size, dtype=DOUBLE))
             torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
+
+
+def test_sizes_in_threads_beside_each_other() -> None:
+    layer = attention()
+    pictures = [torch.randn(1, 6, size, 3, dtype=DOUBLE) for size in (4, 9, 13)]
+    wanted = [layer(x).detach() for x in pictures]
+
+    def attend(number: int) -> Tensor:
+        with torch.no_grad():
+            return layer(pictures[number % 3])
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, got in enumerate(pool.map(attend, range(300))):
+            torch.testing.assert_close(got, wanted[number % 3], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("most", [0, 10**6])
