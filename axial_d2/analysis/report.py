@@ -46,7 +46,8 @@ class Analysis(NamedTuple):
         parts: by name, in the order of the forward pass.
         total: their sum.
         peak_activation_bytes: the most memory of tensors alive at once in one evaluation pass in
-            single precision, without parameters, buffers and the picture; None: not asked for.
+            single precision, without parameters, buffers, the picture and the working memory (up to
+            32 MB, `ops/blocks.py`) that stays with a thread; None: not asked for.
         backends: which implementations of attention that is of; those of local attention begin
             with "local ".
     """
