@@ -84,10 +84,7 @@ def run(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]
     record: dict[str, Any] = {"what": options.what, "size": list(options.size)}
     record["options"] = {k: v for k, v in vars(options).items() if k not in _NOT_OF_THE_CONTEST}
     contest = CONTESTS[options.what](tuple(options.size), options)
-    try:
-        record |= measure(contest, options.repeats)
-    except ValueError as error:
-        raise RuntimeError(f"{options.what}: {error}") from error
+    record |= measure(contest, options.repeats)
     if not options.no_memory:
         for name in ("ours", "baseline"):
             command = [sys.executable, __file__, *arguments]
@@ -177,7 +174,7 @@ def _add_attention(command: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)
 
@@ -195,13 +192,18 @@ def main(arguments: list[str] | None = None) -> None:
         size = tuple(options.size)
         print(peak_of_one_run(lambda s: make(s, options), size, options.only_memory_of))
         return
+    if options.json and options.json.is_dir():
+        raise SystemExit(f"--json: expected a file, {options.json} is a folder")
     if options.json and not options.json.parent.is_dir():
         raise SystemExit(f"--json: the folder {options.json.parent} does not exist")
     versions = {"axial_d2": axial_d2.__version__, **environment(), **machine_speed()}
     records: list[dict[str, Any]] = []
     print(", ".join(f"{key} {value}" for key, value in versions.items()))
     for line in _lines(options, arguments):
-        records.append(run(argument_parser().parse_args(line), line))
+        try:
+            records.append(run(argument_parser().parse_args(line), line))
+        except (AssertionError, OSError, RuntimeError, ValueError) as error:
+            raise SystemExit(f"{line[0]}: {error}") from error
         if options.what == "all":
             print(f"\n{' '.join(line)}")
         print_table(records[-1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from axial_d2 import ops
-from axial_d2.layers.folding import Folding, may_fold, pointwise, running_affine, tensors_of
+from axial_d2.layers.folding import Folding, may_fold, pointwise, running_affine, sources_of
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.position_table import RelativePositionTable
 
@@ -123,10 +123,11 @@ class AxialAttention1d(nn.Module):
         tables = (self.query_table, self.key_table, self.value_table)
         parts = (self.qkv, *norms, self.logit_norm, *tables)
         frozen = not any(n.training for n in norms) and not self.logit_norm.uses_batch
-        if not frozen or not may_fold(*parts):
+        plain = type(self.qkv).forward is nn.Conv2d.forward
+        if not frozen or not plain or not may_fold(*parts):
             self._folding.clear()
             return None
-        return self._folding.of(tensors_of(*parts), self._fold)
+        return self._folding.of(sources_of(*parts), self._fold)
 
     def _fold(self) -> "_Folded | None":
         qkv = running_affine(self.qkv_norm)

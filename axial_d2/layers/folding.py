@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +19,10 @@ from axial_d2.ops.reference import at_least_single
 # Up to so many places a product of matrices is faster than a 1x1 convolution, which brings the
 # weights into its own order at each call (measured with MKL and oneDNN on AVX2, 56x56 downwards).
 PRODUCT_PLACES = 4096
+
+# Batch norms that do nothing else: torch's, and Detectron2's by their names.
+_FORWARDS = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
+_NAMES = ("BatchNorm2d", "NaiveSyncBatchNorm")
 
 _suspended: list[bool] = []
 
@@ -32,9 +37,10 @@ class Affine(NamedTuple):
 class Folding:
     """What was made of some tensors, kept until one of them is another or has changed.
 
-    A change is what torch counts as one (its version counter) or another tensor or memory in its
-    place: optimisers, `load_state_dict`, `to` and assignments all are. Writing through `.data` is
-    not, unless a forward pass in training comes between: use `torch.no_grad` to change weights.
+    A change is what torch counts as one (its version counter), other memory, or another first or
+    last number: fused optimisers and collectives write past the counter, but to whole tensors. What
+    writes a few numbers in the middle through `.data` or numpy goes unseen, unless a forward pass
+    in training comes between: use `torch.no_grad` to change weights.
     """
 
     def __init__(self) -> None:
@@ -42,30 +48,26 @@ class Folding:
 
     def clear(self) -> None:
         """Forgets what was made."""
-        self._sources: Sequence[Tensor | None] = ()
-        self._stamps: list[tuple] = []
-        self._made: Any = None
+        self._kept: _Made | None = None
 
-    def of(self, sources: Sequence[Tensor | None], make: Callable[[], Any]) -> Any:
+    def of(self, sources: Sequence[Any], make: Callable[[], Any]) -> Any:
         """What `make` gives, from the last call where no source has changed since.
 
         Args:
-            sources: every tensor that `make` reads.
+            sources: every tensor and number that `make` reads.
             make: makes it.
 
         Returns:
             The result of `make`.
         """
-        if any(t is not None and t.is_inference() for t in sources):
+        if any(isinstance(s, Tensor) and s.is_inference() for s in sources):
             return make()  # Such tensors count no changes.
-        stamps = [() if t is None else _stamp(t) for t in sources]
-        same = len(sources) == len(self._sources) and all(
-            a is b for a, b in zip(sources, self._sources, strict=True)
-        )
-        if not same or stamps != self._stamps:
-            self._made = make()
-            self._sources, self._stamps = tuple(sources), stamps
-        return self._made
+        kept = self._kept  # Read once and written once: several threads may be here.
+        if kept is None or not kept.still_of(sources):
+            memory = [_memory(s) for s in sources]
+            stamps = [_stamp(s, m) for s, m in zip(sources, memory, strict=True)]
+            kept = self._kept = _Made(tuple(sources), memory, stamps, make())
+        return kept.result
 
     def __deepcopy__(self, memo: dict) -> "Folding":
         return Folding()
@@ -74,8 +76,52 @@ class Folding:
         return Folding, ()
 
 
-def _stamp(tensor: Tensor) -> tuple:
-    return tensor._version, tensor.data_ptr(), tensor.dtype, tensor.device
+class _Made(NamedTuple):
+    """A result and what it was made of.
+
+    Attributes:
+        sources: tensors and numbers.
+        memory: of each tensor, from `_memory`; holding it keeps others from getting its address.
+        stamps: of each, from `_stamp`.
+        result: what was made.
+    """
+
+    sources: tuple[Any, ...]
+    memory: list[np.ndarray | None]
+    stamps: list[Any]
+    result: Any
+
+    def still_of(self, sources: Sequence[Any]) -> bool:
+        """Whether these are the same, unchanged."""
+        return len(sources) == len(self.sources) and all(
+            (now is then or not isinstance(now, Tensor)) and _stamp(now, memory) == stamp
+            for now, then, memory, stamp in zip(
+                sources, self.sources, self.memory, self.stamps, strict=True
+            )
+        )
+
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _memory(source: Any) -> np.ndarray | None:
+    """The bits of a tensor on the CPU, in the order of its memory; None where there is no such."""
+    if not isinstance(source, Tensor) or source.device.type != "cpu" or source.numel() == 0:
+        return None
+    if type(source) not in (Tensor, nn.Parameter, nn.Buffer):
+        return None
+    channels_last = source.dim() == 4 and source.is_contiguous(memory_format=torch.channels_last)
+    if not (source.is_contiguous() or channels_last) or source.element_size() not in _WORDS:
+        return None
+    line = source.detach().as_strided((source.numel(),), (1,))
+    return line.view(_WORDS[source.element_size()]).numpy()
+
+
+def _stamp(source: Any, memory: np.ndarray | None) -> Any:
+    if not isinstance(source, Tensor):
+        return source
+    ends = () if memory is None else (memory[0], memory[-1])
+    return source._version, source.data_ptr(), source.dtype, source.device, ends
 
 
 @contextmanager
@@ -92,8 +138,8 @@ def may_fold(*modules: nn.Module) -> bool:
     """Whether it would go unnoticed that these modules are not called one by one.
 
     Not within `unfolded`, where a gradient may be asked for, where the graph is recorded for
-    another runtime or compiled (the compiler does it itself), or where a hook waits for a module's
-    own result.
+    another runtime or compiled (the compiler does it itself), where a hook waits for a module's
+    own result, or where a module's weight or call is not its class's own.
     """
     if (
         _suspended
@@ -105,7 +151,13 @@ def may_fold(*modules: nn.Module) -> bool:
     hooks = torch.nn.modules.module
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return False
-    return not any(m._forward_hooks or m._forward_pre_hooks for m in modules)
+    return not any(
+        m._forward_hooks
+        or m._forward_pre_hooks
+        or "forward" in vars(m)
+        or "parametrizations" in m._modules
+        for m in modules
+    )
 
 
 def running_affine(norm: nn.Module) -> Affine | None:
@@ -118,7 +170,10 @@ def running_affine(norm: nn.Module) -> Affine | None:
     Returns:
         In at least single precision.
     """
-    batch_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    # By its own call: one that inherits may do more than normalise.
+    batch_norm = isinstance(norm, nn.modules.batchnorm._BatchNorm) and (
+        type(norm).forward in _FORWARDS or type(norm).__name__ in _NAMES
+    )
     frozen = type(norm).__name__ == "FrozenBatchNorm2d"
     if not frozen and not (batch_norm and not norm.training and norm.running_mean is not None):
         return None
@@ -130,12 +185,14 @@ def running_affine(norm: nn.Module) -> Affine | None:
     return Affine(scale, shift if norm.bias is None else shift + norm.bias)
 
 
-def tensors_of(*modules: nn.Module) -> list[Tensor]:
-    """The parameters and buffers of modules that hold no others."""
-    return [
-        t for m in modules for group in (m._parameters, m._buffers) for t in group.values()
-        if t is not None
-    ]  # fmt: skip
+def sources_of(*modules: nn.Module) -> list[Any]:
+    """What a fold reads of modules that hold no others: parameters, buffers and a norm's eps."""
+    found: list[Any] = []
+    for module in modules:
+        for group in (module._parameters, module._buffers):
+            found += [t for t in group.values() if t is not None]
+        found.append(getattr(module, "eps", None))
+    return found
 
 
 def convolve(convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Folding) -> Tensor:
@@ -162,7 +219,7 @@ def convolve_folded(
     if norm.training or not may_fold(convolution, norm):
         folding.clear()
         return None
-    folded = folding.of(tensors_of(convolution, norm), lambda: _folded(convolution, norm))
+    folded = folding.of(sources_of(convolution, norm), lambda: _folded(convolution, norm))
     if folded is None:
         return None
     if _is_pointwise(convolution):
@@ -212,15 +269,15 @@ def _folded(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | 
 class FoldingSequential(nn.Sequential):
     """A sequence in which each convolution may take in the norm after it, see `convolve`."""
 
-    def __init__(self, *modules: nn.Module) -> None:
-        """Takes modules, as `nn.Sequential`."""
-        super().__init__(*modules)
-        self._foldings = [Folding() for _ in modules]
-
     def forward(self, x: Tensor) -> Tensor:
         """Runs the modules one after the other."""
-        parts = iter(zip(self, self._foldings, strict=True))
-        for module, folding in parts:
+        parts = iter(self)
+        for module in parts:
             following = next(parts, None) if isinstance(module, nn.Conv2d) else None
-            x = module(x) if following is None else convolve(module, following[0], x, folding)
+            if following is None:
+                x = module(x)
+            else:
+                # With the convolution: a sequence may be cut, extended and put together anew.
+                folding = vars(module).setdefault("_folding", Folding())
+                x = convolve(module, following, x, folding)
         return x

@@ -53,7 +53,8 @@ class Decoder(nn.Module):
             y = torch.cat([shallow, y], dim=1)
             fuse = self.fuses[name]
             # Part by part: a call of the whole would hold its input, the largest map, to its end.
-            for part in fuse if isinstance(fuse, nn.Sequential) else (fuse,):
+            hooked = fuse._forward_hooks or fuse._forward_pre_hooks or fuse._backward_hooks
+            for part in fuse if type(fuse) is nn.Sequential and not hooked else (fuse,):
                 y = part(y)
         return y
 

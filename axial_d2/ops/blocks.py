@@ -78,7 +78,8 @@ _of_thread = threading.local()
 def _scratch(size: int, like: Tensor) -> Tensor:
     """Uninitialised working memory, of so many numbers of `like`'s kind."""
     passing = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if passing or like.device.type not in ("cpu", "meta"):
+    # A tensor of another type, of a tracer say, is no working memory for others.
+    if passing or like.device.type not in ("cpu", "meta") or type(like) is not Tensor:
         return like.new_empty(size)
     # A tensor made in inference mode can't be written to outside of it.
     kind = (like.dtype, like.device, torch.is_inference_mode_enabled())

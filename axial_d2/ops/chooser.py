@@ -62,6 +62,11 @@ class Backend:
     takes_pictures: bool = False
 
 
+def _exporting() -> str | None:
+    """Writing into memory that is shared is nothing that `torch.export` takes."""
+    return "an exported program can't hold it" if torch.compiler.is_exporting() else None
+
+
 # Fastest first: "auto" takes the first that can run. The reference can always run.
 BACKENDS: dict[str, Backend] = {
     "compiled": Backend(
@@ -86,11 +91,14 @@ BACKENDS: dict[str, Backend] = {
         name="kept",
         axial_attention=kept.axial_attention,
         logit_moments=kept.logit_moments,
-        why_not=lambda sizes: kept.why_not(
-            strips=sizes.strips * sizes.heads,
-            length=sizes.length,
-            channels=2 * sizes.depth + sizes.value_depth,
-            tables=sizes.tables,
+        why_not=lambda sizes: (
+            _exporting()
+            or kept.why_not(
+                strips=sizes.strips * sizes.heads,
+                length=sizes.length,
+                channels=2 * sizes.depth + sizes.value_depth,
+                tables=sizes.tables,
+            )
         ),
         normalized_axial_attention=kept.normalized_axial_attention,
         # Without gradients nothing asks for the maps again.
@@ -101,7 +109,7 @@ BACKENDS: dict[str, Backend] = {
         axial_attention=blocked.axial_attention,
         logit_moments=blocked.logit_moments,
         summed_axial_attention=blocked.summed_axial_attention,
-        why_not=lambda sizes: None,
+        why_not=lambda sizes: _exporting(),
     ),
     "reference": Backend(
         name="reference",

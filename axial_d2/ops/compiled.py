@@ -50,7 +50,7 @@ def _built_or_why_not() -> str | None:
     try:
         cpp_build.load(SOURCE)
     except cpp_build.NotBuilt as error:
-        logger.debug("axial attention without its compiled operator: %s", error)
+        logger.info("axial attention without its compiled operator: %s", error)
         return str(error)
     logger.info("axial attention on the CPU runs its compiled operator")
     return None

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -62,13 +63,17 @@ def load(name: str) -> ctypes.CDLL:
     words = (_version(compiler), _processor(), repr(ALTERNATIVES))
     for part in (*texts, *(word.encode() for word in words)):
         key.update(part)
-    with _writable(cache_folder()) as folder:
-        library = Path(folder) / f"{name}-{key.hexdigest()[:20]}.so"
-        if library.is_file():
-            # One that can't be loaded, of a disk that was full, say, is built anew.
-            with contextlib.suppress(OSError):
-                return ctypes.CDLL(str(library))
-        _build(compiler, source, library)
+    file = f"{name}-{key.hexdigest()[:20]}.so"
+    # One that can't be loaded, of a disk that was full, say, is built anew.
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home to expand "~" with.
+        if (cache_folder() / file).is_file():
+            return ctypes.CDLL(str(cache_folder() / file))
+    with _writable(cache_folder) as folder:
+        library = Path(folder) / file
+        try:
+            _build(compiler, source, library)
+        except OSError as error:
+            raise NotBuilt(f"{library} can't be written: {error}") from error
         try:
             return ctypes.CDLL(str(library))
         except OSError as error:
@@ -97,18 +102,22 @@ def cache_folder() -> Path:
 class _writable:
     """The folder, made where need be; a passing one where it can't be written."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Callable[[], Path]) -> None:
         self._folder = folder
         self._passing: str | None = None
 
     def __enter__(self) -> str:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if os.access(self._folder, os.W_OK):
-                return str(self._folder)
-        except (OSError, RuntimeError):  # RuntimeError: no home to expand "~" with.
+            folder = self._folder()
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return str(folder)
+        except (OSError, RuntimeError):
             pass
-        self._passing = tempfile.mkdtemp(prefix="axial_d2-")
+        try:
+            self._passing = tempfile.mkdtemp(prefix="axial_d2-")
+        except OSError as error:
+            raise NotBuilt(f"no folder to build in: {error}") from error
         return self._passing
 
     def __exit__(self, *raised: object) -> None:
@@ -146,7 +155,9 @@ def _run(command: list[str]) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return None if done.returncode == 0 else done.stderr.strip()[-500:]
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip()[-500:] or f"it ended with {done.returncode}"
 
 
 def _version(compiler: str) -> str:

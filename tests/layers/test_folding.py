@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -212,7 +213,7 @@ def test_copies_and_pickles_start_anew() -> None:
     x = picture(module)
     expected = both(module, x)[1]
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert other._folding["reduce"]._made is None
+        assert other._folding["reduce"]._kept is None
         with torch.no_grad():
             other.reduce.weight.mul_(2)
             assert not torch.equal(other(x), expected)
@@ -244,3 +245,92 @@ def test_under_autocast_and_in_half_precision() -> None:
         half = module.bfloat16()(x.bfloat16())
     assert half.dtype == torch.bfloat16
     assert (half - plain).abs().max() < 0.1 * plain.abs().max()
+
+
+def fused_step(layer: AxialAttention1d) -> None:
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    layer(picture(layer)).square().mean().backward()
+    with torch.no_grad():
+        layer(picture(layer))  # Folded anew, between the gradients and the step.
+    optimizer.step()
+
+
+def other_memory_twice(layer: AxialAttention1d) -> None:
+    for _ in range(2):
+        layer.qkv.weight.data = layer.qkv.weight.data * 1.5
+
+
+def through_numpy(layer: AxialAttention1d) -> None:
+    layer.qkv.weight.detach().numpy()[:] *= 2
+
+
+def another_eps(layer: AxialAttention1d) -> None:
+    layer.qkv_norm.eps = 0.5
+    layer.logit_norm.eps = 0.3
+
+
+class WithReLU(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def another_norm(layer: AxialAttention1d) -> None:
+    layer.qkv_norm = WithReLU(16).double().eval()
+
+
+def another_projection(layer: AxialAttention1d) -> None:
+    layer.qkv = Doubled(6, 16, 1, bias=False).double()
+
+
+def another_forward(layer: AxialAttention1d) -> None:
+    original = layer.qkv.forward
+    layer.qkv.forward = lambda x: 3 * original(x)
+
+
+def parts_around(layer: AxialAttention1d) -> None:
+    layer.qkv = nn.Sequential(layer.qkv, nn.Tanh())
+
+
+def parametrized(layer: AxialAttention1d) -> None:
+    nn.utils.parametrizations.weight_norm(layer.qkv)
+    both(layer, picture_of_six())
+    with torch.no_grad():
+        layer.qkv.parametrizations.weight.original0.mul_(3)
+
+
+def picture_of_six() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(2, 6, 9, 7, dtype=DOUBLE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(fused_step, other_memory_twice, through_numpy, another_eps, another_norm),
+        *(another_projection, another_forward, parts_around, parametrized),
+    ],
+)
+def test_changes_that_torch_does_not_count(change: Callable[[AxialAttention1d], None]) -> None:
+    layer = attention()
+    x = picture_of_six()
+    before, _ = both(layer, x)
+    change(layer)
+    plain, folded = both(layer, x)
+    torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
+    assert (plain - before).abs().max() > 1e-3
+
+
+def test_a_folding_sequence_is_cut_and_extended_like_any() -> None:
+    layers = stem().layers
+    x = torch.randn(1, 3, 9, 7, dtype=DOUBLE)
+    with torch.no_grad():
+        for cut in (layers[:3], layers[:2], copy.deepcopy(layers).append(nn.Identity())):
+            wanted = x
+            for module in cut:
+                wanted = module(wanted)
+            torch.testing.assert_close(cut(x), wanted, rtol=1e-10, atol=1e-10)

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from axial_d2 import ops
+from axial_d2.layers import AxialAttention2d
 from axial_d2.ops import blocked, compiled, kept
 
 # `test_triton` has those of its own: its kernels are for another device.
@@ -325,3 +327,27 @@ def test_working_memory_is_of_one_thread_and_one_kind() -> None:
     for number, got in enumerate([*results, *map(attend, range(18))]):
         for one, other in zip(got, wanted[number % len(cases)], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_fake_tensors_leave_no_trace(backend: str) -> None:
+    *tensors, scale = (t.detach() for t in draw(3, 9, 4, True))
+
+    def attend(inputs: list[Tensor], scale: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return list(ops.axial_attention(*inputs, logit_scale=scale, backend=backend))
+
+    wanted = attend(tensors, scale)
+    for _ in range(2):
+        with FakeTensorMode() as mode:
+            fake = attend([mode.from_tensor(t) for t in tensors], mode.from_tensor(scale))
+            assert fake[0].shape == wanted[0].shape
+        for one, other in zip(attend(tensors, scale), wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_torch_export_takes_a_layer() -> None:
+    layer = AxialAttention2d(in_channels=8, out_channels=16, num_heads=2, stride=2).eval()
+    x = torch.randn(1, 8, 9, 7)
+    program = torch.export.export(layer, (x,))
+    torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)

@@ -228,3 +228,24 @@ def test_without_it_the_plain_backends_run_and_the_reason_is_told(
     first, second = done.stdout.splitlines()
     assert first == "['kept']" and done.stderr == ""
     assert re.search(message, second)
+
+
+@needs_compiler
+def test_what_is_built_is_used_where_it_cannot_be_written(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return 42; }')
+    cpp_build.load("small")
+    cpp_build.load.cache_clear()
+    monkeypatch.setattr(cpp_build, "_writable", lambda *_: pytest.fail("wants to build again"))
+    assert cpp_build.load("small").answer() == 42
+
+
+def test_no_folder_to_build_in_is_no_compiler(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return 42; }')
+    own_cache.write_text("a file in its place")
+    monkeypatch.setattr(cpp_build.tempfile, "tempdir", "/nonexistent")
+    with pytest.raises(cpp_build.NotBuilt, match="no folder to build in|no C\\+\\+ compiler"):
+        cpp_build.load("small")

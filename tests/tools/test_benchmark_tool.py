@@ -83,7 +83,7 @@ def test_a_different_result_is_no_figure(tool, monkeypatch):
         return Contest(lambda: 1, lambda: 2, lambda a, b: a == b)
 
     monkeypatch.setitem(tool.CONTESTS, "merging", wrong)
-    with pytest.raises(RuntimeError, match="merging: .*not give the same result"):
+    with pytest.raises(SystemExit, match="merging: .*not give the same result"):
         tool.main(["merging", "--size", "8", "8"])
 
 
@@ -95,3 +95,22 @@ def test_mistakes_on_the_command_line(tool, tmp_path, capsys):
     assert "whole number from 1, got '0'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="--json: the folder .* does not exist"):
         tool.main(["targets", "--json", str(tmp_path / "none/f.json")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["attention", "--size", "8", "8", "--span", "4"], "attention: span: expected an odd"),
+        (
+            ["attention", "--size", "8", "8", "--channels", "30"],
+            "attention: out_channels: exp",
+        ),
+        (["attention", "--size", "8", "8", "--backend", "triton"], "attention: backend 'triton'"),
+        (["backbone", "--config", "/nope.yaml"], "backbone: .*/nope.yaml"),
+        (["targets", "--json", "."], "--json: expected a file"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_line(tool, arguments, message, monkeypatch):
+    monkeypatch.setattr(tool, "machine_speed", dict)
+    with pytest.raises(SystemExit, match=message):
+        tool.main(arguments)
