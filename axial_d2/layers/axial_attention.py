@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from axial_d2 import ops
-from axial_d2.layers.folding import Folding, may_fold, pointwise, running_affine, sources_of
+from axial_d2.layers.folding import Folding, is_plain, may_fold, running_affine, sources_of
 from axial_d2.layers.logit_norm import LogitNorm
+from axial_d2.layers.pointwise import pointwise
 from axial_d2.layers.position_table import RelativePositionTable
+from axial_d2.ops.reference import rows_in_use
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -123,8 +125,7 @@ class AxialAttention1d(nn.Module):
         tables = (self.query_table, self.key_table, self.value_table)
         parts = (self.qkv, *norms, self.logit_norm, *tables)
         frozen = not any(n.training for n in norms) and not self.logit_norm.uses_batch
-        plain = type(self.qkv).forward is nn.Conv2d.forward
-        if not frozen or not plain or not may_fold(*parts):
+        if not frozen or not is_plain(self.qkv) or not may_fold(*parts):
             self._folding.clear()
             return None
         return self._folding.of(sources_of(*parts), self._fold)
@@ -203,7 +204,7 @@ class _Folded:
         """The tables for strips of one length, 2 L - 1 rows; those of the last one are kept."""
         kept = self._kept  # Read once and written once: several threads may be here.
         if kept[0] != length:
-            rows = ops.rows_in_use(*self.tables, length=length)  # (1 or G, 2 L - 1, D)
+            rows = rows_in_use(*self.tables, length=length)  # (1 or G, 2 L - 1, D)
             kept = self._kept = length, [t[0] if len(t) == 1 else t for t in rows]
         return kept[1]
 

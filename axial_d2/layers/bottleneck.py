@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from axial_d2.layers.axial_attention import NormFactory
 from axial_d2.layers.drop_path import DropPath
-from axial_d2.layers.folding import Folding, FoldingSequential, convolve
+from axial_d2.layers.folding import FoldingSequential, convolve
 
 
 class AxialBottleneck(nn.Module):
@@ -43,7 +43,6 @@ class AxialBottleneck(nn.Module):
         self.attention = attention
         self.expand = nn.Conv2d(mid_channels, out_channels, kernel_size=1, bias=False)
         self.expand_norm = norm(out_channels)
-        self._folding = {part: Folding() for part in ("reduce", "expand")}
         self.drop_path = DropPath(drop_path)
         self.relu = nn.ReLU(inplace=True)
         self.shortcut: nn.Module = nn.Identity()
@@ -62,9 +61,9 @@ class AxialBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes (N, in_channels, H, W), gives (N, out_channels, ceil(H / stride), ...)."""
-        branch = convolve(self.reduce, self.reduce_norm, x, self._folding["reduce"])
+        branch = convolve(self.reduce, self.reduce_norm, x)
         branch = self.relu(self.attention(self.relu(branch)))
-        branch = convolve(self.expand, self.expand_norm, branch, self._folding["expand"])
+        branch = convolve(self.expand, self.expand_norm, branch)
         branch, shortcut = self.drop_path(branch), self.shortcut(x)
         total = branch + shortcut if torch.is_grad_enabled() else branch.add_(shortcut)
         return self.relu(total)

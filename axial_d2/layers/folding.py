@@ -12,13 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from axial_d2.layers.pointwise import is_pointwise, pointwise
 from axial_d2.ops.reference import at_least_single
-
-# Up to so many places a product of matrices is faster than a 1x1 convolution, which brings the
-# weights into its own order at each call (measured with MKL and oneDNN on AVX2, 56x56 downwards).
-PRODUCT_PLACES = 4096
 
 # Batch norms that do nothing else: torch's, and Detectron2's by their names.
 _FORWARDS = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
@@ -152,12 +148,13 @@ def may_fold(*modules: nn.Module) -> bool:
     if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
         return False
     return not any(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or "forward" in vars(m)
-        or "parametrizations" in m._modules
-        for m in modules
+        has_hooks(m) or "forward" in vars(m) or "parametrizations" in m._modules for m in modules
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody waits for a module's own call."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def running_affine(norm: nn.Module) -> Affine | None:
@@ -195,63 +192,42 @@ def sources_of(*modules: nn.Module) -> list[Any]:
     return found
 
 
-def convolve(convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Folding) -> Tensor:
+def convolve(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(convolution(x))`, in one where that may be.
 
     Args:
         convolution: any.
         norm: what follows it.
         x: (N, C, H, W).
-        folding: of this pair.
 
     Returns:
         The result of both; without gradients it may be changed in place.
     """
-    plain = type(convolution).forward is nn.Conv2d.forward
-    result = convolve_folded(convolution, norm, x, folding) if plain else None
+    result = convolve_folded(convolution, norm, x) if is_plain(convolution) else None
     return norm(convolution(x)) if result is None else result
 
 
-def convolve_folded(
-    convolution: nn.Conv2d, norm: nn.Module, x: Tensor, folding: Folding
-) -> Tensor | None:
+def is_plain(convolution: nn.Module) -> bool:
+    """Whether a call does what `nn.Conv2d`'s does, and no more."""
+    return type(convolution).forward is nn.Conv2d.forward
+
+
+def convolve_folded(convolution: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor | None:
     """As `convolve`, but None where the two may not be one."""
+    # Kept with the convolution: sequences and blocks may be cut and put together anew.
+    folding = getattr(convolution, "_folding", None)
     if norm.training or not may_fold(convolution, norm):
-        folding.clear()
+        if folding is not None:
+            folding.clear()
         return None
+    if folding is None:
+        folding = convolution._folding = Folding()
     folded = folding.of(sources_of(convolution, norm), lambda: _folded(convolution, norm))
     if folded is None:
         return None
-    if _is_pointwise(convolution):
+    if is_pointwise(convolution):
         return pointwise(x, *folded)
     return convolution._conv_forward(x, *folded)
-
-
-def pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 1x1 convolution, as a product of matrices where that is faster.
-
-    Args:
-        x: (N, C, H, W).
-        weight: (D, C, 1, 1).
-        bias: (D,).
-
-    Returns:
-        (N, D, H, W).
-    """
-    places = x.numel() // x.shape[1]
-    if places > PRODUCT_PLACES or x.stride(1) != 1:
-        return F.conv2d(x, weight, bias)
-    lines = F.linear(x.permute(0, 2, 3, 1), weight.flatten(1), bias)  # (N, H, W, D)
-    return lines.permute(0, 3, 1, 2)
-
-
-def _is_pointwise(convolution: nn.Conv2d) -> bool:
-    return (
-        type(convolution)._conv_forward is nn.Conv2d._conv_forward
-        and convolution.kernel_size == convolution.stride == (1, 1)
-        and convolution.groups == 1
-        and convolution.padding == (0, 0)
-    )
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
@@ -274,10 +250,5 @@ class FoldingSequential(nn.Sequential):
         parts = iter(self)
         for module in parts:
             following = next(parts, None) if isinstance(module, nn.Conv2d) else None
-            if following is None:
-                x = module(x)
-            else:
-                # With the convolution: a sequence may be cut, extended and put together anew.
-                folding = vars(module).setdefault("_folding", Folding())
-                x = convolve(module, following, x, folding)
+            x = module(x) if following is None else convolve(module, following, x)
         return x

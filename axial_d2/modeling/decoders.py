@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from axial_d2.layers import AxialAttention2d, AxialBottleneck
-from axial_d2.layers.folding import Folding, convolve_folded
+from axial_d2.layers.folding import convolve_folded, has_hooks
 from axial_d2.modeling.norms import logit_norm_factory, norm_factory
 
 
@@ -53,8 +53,8 @@ class Decoder(nn.Module):
             y = torch.cat([shallow, y], dim=1)
             fuse = self.fuses[name]
             # Part by part: a call of the whole would hold its input, the largest map, to its end.
-            hooked = fuse._forward_hooks or fuse._forward_pre_hooks or fuse._backward_hooks
-            for part in fuse if type(fuse) is nn.Sequential and not hooked else (fuse,):
+            apart = type(fuse) is nn.Sequential and not has_hooks(fuse)
+            for part in fuse if apart else (fuse,):
                 y = part(y)
         return y
 
@@ -79,11 +79,10 @@ class FoldingConv2d(Conv2d):
             activation=F.relu,
             **options,
         )
-        self._folding = Folding()
 
     def forward(self, x: Tensor) -> Tensor:
         """Takes (N, in_channels, H, W)."""
-        folded = convolve_folded(self, self.norm, x, self._folding)
+        folded = convolve_folded(self, self.norm, x)
         return super().forward(x) if folded is None else F.relu_(folded)
 
 

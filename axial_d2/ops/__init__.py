@@ -30,7 +30,7 @@ from axial_d2.ops.local import (
     local_attention,
     local_logit_moments,
 )
-from axial_d2.ops.reference import at_least_single, flat_strips, no_autocast, rows_in_use
+from axial_d2.ops.reference import at_least_single, flat_strips, no_autocast
 
 __all__ = [
     "BACKENDS",
@@ -48,7 +48,6 @@ __all__ = [
     "logit_moments",
     "normalized_axial_attention",
     "record_backends",
-    "rows_in_use",
     "summed_axial_attention",
     "use_backend",
 ]

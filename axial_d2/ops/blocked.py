@@ -67,8 +67,7 @@ def summed_axial_attention(
     operands = _operands(q, k, v, tables, logit_scale)
     with no_autocast(q):
         for block, content, position in _results(operands, span):
-            torch.add(content, position, out=content)
-            total[block.strips, :, block.queries] = content.transpose(0, 1)
+            total[block.strips, :, block.queries] = content.add_(position).transpose(0, 1)
     return total
 
 
@@ -104,11 +103,13 @@ def logit_moments(
     dtype = q.dtype
     q, k = (at_least_single(t).transpose(0, 1).contiguous() for t in (q, k))  # (G, B, L, D)
     rows = [at_least_single(t).expand(heads, -1, -1) for t in rows]  # (G, 2 L - 1, D)
-    mean, variance, count = block_moments.logit_moments(q, k, *rows, span=span, blocks=_blocks(q))
+    mean, variance, count = block_moments.logit_moments(
+        q, k, *rows, span=span, blocks=_strip_blocks(q)
+    )
     return mean.to(dtype), variance.to(dtype), count
 
 
-def _blocks_of(q: Tensor, span: int | None) -> list[Block]:
+def _blocks(q: Tensor, span: int | None) -> list[Block]:
     """Cuts (G, B, L, D) queries into blocks, those of one shape in a row."""
     heads, strips, length, _ = q.shape
     half = reference.half_span(length, span)
@@ -126,24 +127,20 @@ def _results(
 ) -> Iterator[tuple[Block, Tensor, Tensor]]:
     """By blocks: their content and position, (G, b, I, Dv)."""
     q, tables = operands[1], [at_least_single(t) for t in operands[4:]]
-    blocks = _blocks_of(q, span)
+    blocks = _blocks(q, span)
     buffers = Buffers(q, blocks)
     for block in blocks:
-        ab, qb, kb, vb = _of_block(operands, block)
-        weights = _weights(ab, qb, kb, tables, block, span, buffers)
+        ab, qb, kb, vb = map(_whole, block.parts(operands[:4]))
+        rows = block.rows(tables)
+        weights = _weights(ab, qb, kb, rows, block, span, buffers)
         content = product(weights, vb)
-        rows = block.rows(tables[2])
-        position = product(buffers.spread(weights, by_query), rows)  # (G, b * I, Dv)
+        position = product(buffers.spread(weights, by_query), rows[2])  # (G, b * I, Dv)
         yield block, content, position.unflatten(1, qb.shape[1:3])
 
 
-def _of_block(operands: Sequence[Tensor], block: Block) -> list[Tensor]:
-    """A block's part of a, q, k and v, each (G, b, I or J, D)."""
-    places = (block.queries, block.queries, block.keys, block.keys)
-    return [
-        at_least_single(t[:, block.strips, p]).contiguous()
-        for t, p in zip(operands[:4], places, strict=True)
-    ]
+def _whole(part: Tensor) -> Tensor:
+    """In at least single precision, and in one piece."""
+    return at_least_single(part).contiguous()
 
 
 class _Blocked(torch.autograd.Function):
@@ -183,28 +180,27 @@ class _Blocked(torch.autograd.Function):
     def _gradients(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        a, q, k, v, *tables = ctx.saved_tensors
-        rows = [at_least_single(t) for t in tables]
+        a, q, k, v, *saved = ctx.saved_tensors
+        tables = [at_least_single(t) for t in saved]
         # A key, or its value, may be in several blocks.
         grads = [
             torch.empty_like(a),
             torch.empty_like(q),
             *(torch.zeros_like(at_least_single(t)) for t in (k, v)),
         ]
-        row_grads = [torch.zeros_like(t) for t in rows]
-        blocks = _blocks_of(q, ctx.span)
+        row_grads = [torch.zeros_like(t) for t in tables]
+        blocks = _blocks(q, ctx.span)
         buffers = Buffers(q, blocks, both=True)
         for block in blocks:
-            ab, qb, kb, vb = _of_block((a, q, k, v), block)
-            rq, rk, rv = _rows_of(rows, block)
-            drq, drk, drv = _rows_of(row_grads, block)
-            places = (block.queries, block.queries, block.keys, block.keys)
-            da, dq, dk, dv = (g[:, block.strips, p] for g, p in zip(grads, places, strict=True))
+            ab, qb, kb, vb = map(_whole, block.parts((a, q, k, v)))
+            da, dq, dk, dv = block.parts(grads)
+            rq, rk, rv = block.rows(tables)
+            drq, drk, drv = block.rows(row_grads)
             dc, dp = (
-                at_least_single(grad[:, block.strips, block.queries]).contiguous()
+                _whole(grad[:, block.strips, block.queries])
                 for grad in (content_grad, position_grad)
             )
-            weights = _weights(ab, qb, kb, rows, block, ctx.span, buffers)
+            weights = _weights(ab, qb, kb, (rq, rk, rv), block, ctx.span, buffers)
             dv += product(weights.mT, dc)
             drv += product(buffers.spread(weights, by_query).mT, dp.flatten(1, 2))
 
@@ -221,27 +217,21 @@ class _Blocked(torch.autograd.Function):
             dk += product(logits.mT, ab)
             dk += product(spread, rk).unflatten(1, kb.shape[1:3])
             drk += product(spread.mT, kb.flatten(1, 2))
-        everything = zip((*grads, *row_grads), (a, q, k, v, *tables), strict=True)
+        everything = zip((*grads, *row_grads), (a, q, k, v, *saved), strict=True)
         return (*(g.to(t.dtype) for g, t in everything), None)
-
-
-def _rows_of(tables: Sequence[Tensor], block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """The block's rows of the three tables, those of the keys descending."""
-    rq, rk, rv = tables
-    return block.rows(rq), block.rows(rk, descending=True), block.rows(rv)
 
 
 def _weights(
     a: Tensor,
     q: Tensor,
     k: Tensor,
-    tables: Sequence[Tensor],
+    rows: Sequence[Tensor],
     block: Block,
     span: int | None,
     buffers: Buffers,
 ) -> Tensor:
     """The soft-maxed weights of a block, (G, b, I, J)."""
-    rq, rk, _ = _rows_of(tables, block)
+    rq, rk, _ = rows
     logits = buffers.product(a, k)
     logits += by_query(buffers.lines(q, rq), k.shape[2])
     logits += by_key(buffers.lines(k, rk), q.shape[2])
@@ -251,7 +241,7 @@ def _weights(
     return buffers.softmax(logits)
 
 
-def _blocks(q: Tensor) -> list[slice]:
+def _strip_blocks(q: Tensor) -> list[slice]:
     """Cuts the strips of (G, B, L, D) into nearly equal blocks, the largest first."""
     heads, strips, length, _ = q.shape
     return _even_slices(strips, math.ceil(heads * strips * length * length / BLOCK_FLOATS))

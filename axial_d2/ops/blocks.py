@@ -49,24 +49,26 @@ class Block(NamedTuple):
     queries: slice
     keys: slice
 
-    def rows(self, rows: Tensor, *, descending: bool = False) -> Tensor:
-        """Of a (G, 2 L - 1, D) table, ascending or descending, those of the block's distances."""
+    def parts(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Its views (G, b, I or J, D) of a, q, k and v, or of what is like them."""
+        places = (self.queries, self.queries, self.keys, self.keys)
+        return [t[:, self.strips, p] for t, p in zip(tensors, places, strict=True)]
+
+    def rows(self, tables: Sequence[Tensor]) -> list[Tensor]:
+        """Its views of the three (G, 2 L - 1, D) tables, the keys' descending, by distance."""
         first = self.keys.start - (self.queries.stop - 1)
         last = self.keys.stop - 1 - self.queries.start
-        if descending:
-            first, last = -last, -first
-        return rows[:, first + self.length - 1 : last + self.length]
+        ends = ((first, last), (-last, -first), (first, last))
+        zero = self.length - 1
+        return [t[:, a + zero : b + zero + 1] for t, (a, b) in zip(tables, ends, strict=True)]
 
     def outside(self, half: int, device: torch.device) -> Tensor | None:
         """Which pairs are beyond the span, (I, J); None where none is."""
-        i, j = (
-            torch.arange(places.start, places.stop, device=device)
-            for places in (self.queries, self.keys)
-        )
-        reach = max(
-            self.keys.stop - 1 - self.queries.start, self.queries.stop - 1 - self.keys.start
-        )
-        return None if reach <= half else (j - i[:, None]).abs() > half
+        queries, keys = self.queries, self.keys
+        if max(keys.stop - queries.start, queries.stop - keys.start) - 1 <= half:
+            return None
+        i, j = (torch.arange(p.start, p.stop, device=device) for p in (queries, keys))
+        return (j - i[:, None]).abs() > half
 
 
 # Floats of working memory that stay with a thread for its next layer: 32 MB in single precision.

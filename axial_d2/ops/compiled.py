@@ -19,7 +19,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import compiled_moments, cpp_build, reference
 from axial_d2.ops.cpp_call import SOURCE, View, call, pointers, view
-from axial_d2.ops.library import LIBRARY
+from axial_d2.ops.library import define
 from axial_d2.ops.reference import at_least_single, half_span
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ def why_not(dtype: torch.dtype, device: torch.device) -> str | None:
 
 @torch.compiler.assume_constant_result
 def _why_not_built() -> str | None:
+    # `torch.compile` asks this once and does not look into it.
     return _built_or_why_not()
 
 
@@ -79,7 +80,7 @@ def summed_axial_attention(
     """See `axial_d2.ops.summed_axial_attention`, whose inputs these are. Without a gradient."""
     operands = _operands(inputs, logit_scale)
     v, half = inputs[2], half_span(inputs[0].shape[-2], span)
-    total, _ = torch.ops.axial_d2.axial_attention(*operands, half, False)
+    total, _ = _forward(*operands, half, False)
     return total.view(v.shape).to(v.dtype)
 
 
@@ -88,11 +89,9 @@ def _operands(inputs: Sequence[Tensor], logit_scale: Tensor | None) -> list[Tens
     q, k, v, *tables = inputs
     heads, length = q.shape[-3:-1]
     scale = q.new_ones(3, heads) if logit_scale is None else logit_scale
-    rows = reference.rows_in_use(*tables, length=length)
-    if any(t.shape[0] != rows[0].shape[0] for t in rows):
-        rows = [t.expand(heads, -1, -1) for t in rows]
+    rows = reference.alike(reference.rows_in_use(*tables, length=length), heads)
     dtype = at_least_single(q).dtype
-    strips = [t[None] if t.dim() == 4 else t for t in (q, k, v)]
+    strips = reference.pictures_of(q, k, v)
     return [*(t.to(dtype) for t in strips), *(t.to(dtype) for t in (*rows, scale))]
 
 
@@ -104,26 +103,15 @@ class _Attention(torch.autograd.Function):
         *tensors, half = operands
         ctx.save_for_backward(*tensors)
         ctx.half = half
-        return torch.ops.axial_d2.axial_attention(*tensors, half, True)
+        return _forward(*tensors, half, True)
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        grads = torch.ops.axial_d2.axial_attention_backward(
-            content_grad, position_grad, *ctx.saved_tensors, ctx.half
-        )
+        grads = _backward(content_grad, position_grad, *ctx.saved_tensors, ctx.half)
         return (*grads, None)
-
-
-# What `torch.compile` sees of the operator: names, shapes and strides.
-_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor rq, Tensor rk, Tensor rv, Tensor scale, int half"
-LIBRARY.define(f"axial_attention({_INPUTS}, bool apart) -> (Tensor, Tensor)")
-LIBRARY.define(
-    f"axial_attention_backward(Tensor content_grad, Tensor position_grad, {_INPUTS}) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
-)
 
 
 def _results(v: Tensor, apart: bool) -> tuple[Tensor, Tensor]:
@@ -137,7 +125,6 @@ def _gradients(q: Tensor, k: Tensor, v: Tensor, *rows: Tensor) -> list[Tensor]:
     return [*(torch.empty_like(t) for t in (q, k, v)), *per_head, torch.empty_like(rows[3])]
 
 
-@torch.library.register_fake("axial_d2::axial_attention", lib=LIBRARY)
 def _fake_forward(
     q: Tensor, k: Tensor, v: Tensor, rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
     apart: bool,
@@ -145,7 +132,6 @@ def _fake_forward(
     return _results(v, apart)
 
 
-@torch.library.register_fake("axial_d2::axial_attention_backward", lib=LIBRARY)
 def _fake_backward(
     content_grad: Tensor, position_grad: Tensor, q: Tensor, k: Tensor, v: Tensor,
     rq: Tensor, rk: Tensor, rv: Tensor, scale: Tensor, half: int,
@@ -181,5 +167,16 @@ def _run_backward(
     return tuple(grads)
 
 
-LIBRARY.impl("axial_attention", _run_forward, "CPU")
-LIBRARY.impl("axial_attention_backward", _run_backward, "CPU")
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor rq, Tensor rk, Tensor rv, Tensor scale, int half"
+_forward = define(
+    *("axial_attention", f"{_INPUTS}, bool apart", 2),
+    on="CPU",
+    run=_run_forward,
+    fake=_fake_forward,
+)
+_backward = define(
+    *("axial_attention_backward", f"Tensor content_grad, Tensor position_grad, {_INPUTS}", 7),
+    on="CPU",
+    run=_run_backward,
+    fake=_fake_backward,
+)

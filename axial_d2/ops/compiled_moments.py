@@ -10,7 +10,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import blocked, moments, reference
 from axial_d2.ops.cpp_call import call, pointers, view
-from axial_d2.ops.library import LIBRARY
+from axial_d2.ops.library import define
 from axial_d2.ops.reference import at_least_single
 
 
@@ -24,7 +24,7 @@ def logit_moments(
         q, k = reference.flat_strips(q, k)  # (B, G, L, D)
         return blocked.logit_moments(q, k, query_table, key_table, span=span)
     dtype, result = at_least_single(q).dtype, q.dtype
-    q, k = ((t[None] if t.dim() == 4 else t).to(dtype) for t in (q, k))  # (N, S, G, L, D)
+    q, k = (t.to(dtype) for t in reference.pictures_of(q, k))  # (N, S, G, L, D)
     first, second, *sums = _Sums.apply(q, k, reference.half_span(length, span))
     one, other = torch.triu_indices(depth, depth, device=q.device)
     twice = torch.where(one == other, 1.0, 2.0).double()  # A product off the diagonal occurs twice.
@@ -51,24 +51,15 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, half: int) -> tuple[Tensor, ...]:
         ctx.save_for_backward(q, k)
         ctx.half = half
-        return torch.ops.axial_d2.logit_sums(q, k, half)
+        return _sums(q, k, half)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sums = [t.contiguous() for t in grads]
-        return (*torch.ops.axial_d2.logit_sums_backward(*sums, *ctx.saved_tensors, ctx.half), None)
+        return (*_sums_backward(*sums, *ctx.saved_tensors, ctx.half), None)
 
 
-_SIX = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
-LIBRARY.define(f"logit_sums(Tensor q, Tensor k, int half) -> ({_SIX})")
-LIBRARY.define(
-    "logit_sums_backward(Tensor first, Tensor second, Tensor q_sums, Tensor q_products, "
-    "Tensor k_sums, Tensor k_products, Tensor q, Tensor k, int half) -> (Tensor, Tensor)"
-)
-
-
-@torch.library.register_fake("axial_d2::logit_sums", lib=LIBRARY)
 def _sums_like(q: Tensor, k: Tensor, half: int) -> tuple[Tensor, ...]:
     heads, length, depth = q.shape[2:]
     places = [(heads, length, channels) for channels in (depth, depth * (depth + 1) // 2)]
@@ -76,7 +67,6 @@ def _sums_like(q: Tensor, k: Tensor, half: int) -> tuple[Tensor, ...]:
     return tuple(q.new_empty(shape, dtype=torch.float64) for shape in shapes)
 
 
-@torch.library.register_fake("axial_d2::logit_sums_backward", lib=LIBRARY)
 def _gradients_like(*arguments: Tensor | int) -> tuple[Tensor, Tensor]:
     q, k = arguments[6:8]
     return torch.empty_like(q), torch.empty_like(k)
@@ -96,5 +86,15 @@ def _run_backward(*arguments: Tensor | int) -> tuple[Tensor, Tensor]:
     return grads
 
 
-LIBRARY.impl("logit_sums", _run_forward, "CPU")
-LIBRARY.impl("logit_sums_backward", _run_backward, "CPU")
+_sums = define(
+    *("logit_sums", "Tensor q, Tensor k, int half", 6), on="CPU", run=_run_forward, fake=_sums_like
+)
+_sums_backward = define(
+    "logit_sums_backward",
+    "Tensor first, Tensor second, Tensor q_sums, Tensor q_products, Tensor k_sums, "
+    "Tensor k_products, Tensor q, Tensor k, int half",
+    2,
+    on="CPU",
+    run=_run_backward,
+    fake=_gradients_like,
+)

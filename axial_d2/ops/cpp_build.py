@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -64,11 +63,15 @@ def load(name: str) -> ctypes.CDLL:
     for part in (*texts, *(word.encode() for word in words)):
         key.update(part)
     file = f"{name}-{key.hexdigest()[:20]}.so"
+    try:
+        cache: Path | None = cache_folder()
+    except RuntimeError:  # No home to expand "~" with.
+        cache = None
     # One that can't be loaded, of a disk that was full, say, is built anew.
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: no home to expand "~" with.
-        if (cache_folder() / file).is_file():
-            return ctypes.CDLL(str(cache_folder() / file))
-    with _writable(cache_folder) as folder:
+    with contextlib.suppress(OSError):
+        if cache and (cache / file).is_file():
+            return ctypes.CDLL(str(cache / file))
+    with _writable(cache) as folder:
         library = Path(folder) / file
         try:
             _build(compiler, source, library)
@@ -100,20 +103,18 @@ def cache_folder() -> Path:
 
 
 class _writable:
-    """The folder, made where need be; a passing one where it can't be written."""
+    """The folder, made where need be; a passing one where there is none or it can't be written."""
 
-    def __init__(self, folder: Callable[[], Path]) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._passing: str | None = None
 
     def __enter__(self) -> str:
-        try:
-            folder = self._folder()
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                return str(folder)
-        except (OSError, RuntimeError):
-            pass
+        with contextlib.suppress(OSError):
+            if self._folder:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                if os.access(self._folder, os.W_OK):
+                    return str(self._folder)
         try:
             self._passing = tempfile.mkdtemp(prefix="axial_d2-")
         except OSError as error:

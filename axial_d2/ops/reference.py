@@ -12,6 +12,7 @@ Axis letters: B strips, G heads, L positions of a strip, D depth per head; `i` i
 `j` keys.
 """
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -75,10 +76,15 @@ def pairs_in_band(length: int, span: int | None) -> int:
     return length * (2 * half + 1) - half * (half + 1)  # the band, less its two cut corners
 
 
+def counted(*tables: Tensor) -> list[Tensor]:
+    """(R, D) as (1, R, D); (G, R, D) as it is."""
+    return [t if t.dim() == 3 else t[None] for t in tables]
+
+
 def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
     """The rows of distances -(L - 1) .. L - 1, (1 or G, 2 L - 1, D), end rows repeated."""
     far = tables[0].shape[-2] // 2
-    all_tables = [t if t.dim() == 3 else t[None] for t in tables]
+    all_tables = counted(*tables)
     if far == length - 1:
         return all_tables
     distance = torch.arange(1 - length, length, device=tables[0].device).clamp_(-far, far)
@@ -88,6 +94,18 @@ def rows_in_use(*tables: Tensor, length: int) -> list[Tensor]:
 def flat_strips(*tensors: Tensor) -> tuple[Tensor, ...]:
     """(N, S, G, L, D) as (B, G, L, D); what is that already, as it is."""
     return tuple(t.flatten(0, 1) if t.dim() == 5 else t for t in tensors)
+
+
+def pictures_of(*strips: Tensor) -> list[Tensor]:
+    """(B, G, L, D) as (1, B, G, L, D); (N, S, G, L, D) as it is."""
+    return [t[None] if t.dim() == 4 else t for t in strips]
+
+
+def alike(tables: Sequence[Tensor], heads: int) -> Sequence[Tensor]:
+    """(1 or G, R, D) tables, all of one number: G where one of them is per head."""
+    if all(len(t) == len(tables[0]) for t in tables):
+        return tables
+    return [t.expand(heads, -1, -1) for t in tables]
 
 
 def lookup(table: Tensor, rows: Tensor) -> Tensor:

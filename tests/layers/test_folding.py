@@ -17,7 +17,7 @@ from axial_d2.layers import (
     ConvStem,
     LogitNorm,
     conv3_stem,
-    folding,
+    pointwise,
 )
 from axial_d2.layers.folding import Folding, may_fold
 
@@ -121,13 +121,13 @@ def test_small_maps_with_channels_last_take_a_product(
     most: int, channels_last: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     products = []
-    linear = folding.F.linear
-    monkeypatch.setattr(folding, "PRODUCT_PLACES", most)
-    monkeypatch.setattr(folding.F, "linear", lambda *a: products.append(1) or linear(*a))
+    linear = pointwise.F.linear
+    monkeypatch.setattr(pointwise, "PRODUCT_PLACES", most)
+    monkeypatch.setattr(pointwise.F, "linear", lambda *a: products.append(1) or linear(*a))
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(2, 6, 9, 7, dtype=DOUBLE).contiguous(memory_format=layout)[:, :, ::2]
     weight, bias = torch.randn(4, 6, 1, 1, dtype=DOUBLE), torch.randn(4, dtype=DOUBLE)
-    got = folding.pointwise(x, weight, bias)
+    got = pointwise.pointwise(x, weight, bias)
     torch.testing.assert_close(got, nn.functional.conv2d(x, weight, bias), rtol=1e-12, atol=1e-12)
     assert len(products) == int(channels_last and most > 0)
 
@@ -213,7 +213,7 @@ def test_copies_and_pickles_start_anew() -> None:
     x = picture(module)
     expected = both(module, x)[1]
     for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert other._folding["reduce"]._kept is None
+        assert other.reduce._folding._kept is None
         with torch.no_grad():
             other.reduce.weight.mul_(2)
             assert not torch.equal(other(x), expected)

@@ -67,8 +67,8 @@ def axial_attention(
 ) -> tuple[Tensor, Tensor]:
     """The attention; see `axial_d2.ops.axial_attention`. Differentiable once."""
     scale = q.new_ones(3, q.shape[-3]) if logit_scale is None else logit_scale
-    strips = _pictures(q, k, v)
-    tables = _per_head(q, query_table, key_table, value_table)
+    strips = reference.pictures_of(q, k, v)
+    tables = _tables(q, query_table, key_table, value_table)
     half = half_span(q.shape[-2], span)
     content, position = _Attention.apply(*strips, *tables, scale.float(), half)
     return content.view(v.shape), position.view(v.shape)
@@ -108,22 +108,14 @@ def _moments(
 ) -> tuple[Tensor, Tensor, int]:
     """Mean (3, G) and biased variance (3, G) in single precision, and the count."""
     length, half = q.shape[-2], half_span(q.shape[-2], span)
-    q, k = _pictures(q, k)
-    mean, variance = _Moments.apply(q, k, *_per_head(q, query_table, key_table), half)
+    q, k = reference.pictures_of(q, k)
+    mean, variance = _Moments.apply(q, k, *_tables(q, query_table, key_table), half)
     return mean, variance, q.shape[0] * q.shape[1] * reference.pairs_in_band(length, span)
 
 
-def _pictures(*strips: Tensor) -> list[Tensor]:
-    """As (N, S, G, L, D)."""
-    return [t[None] if t.dim() == 4 else t for t in strips]
-
-
-def _per_head(q: Tensor, *tables: Tensor) -> list[Tensor]:
-    """As (T, R, D) in q's type, T the same for all: 1, or G where one of them is per head."""
-    wide = [t if t.dim() == 3 else t[None] for t in tables]
-    if any(len(t) != len(wide[0]) for t in wide):
-        wide = [t.expand(q.shape[-3], -1, -1) for t in wide]
-    return [t.to(q.dtype) for t in wide]
+def _tables(q: Tensor, *tables: Tensor) -> list[Tensor]:
+    """As (T, R, D) in q's type."""
+    return [t.to(q.dtype) for t in reference.alike(reference.counted(*tables), q.shape[-3])]
 
 
 class _Attention(torch.autograd.Function):

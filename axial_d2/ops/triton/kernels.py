@@ -1,4 +1,4 @@
-"""The kernels; `launch` runs them, `tiles` has what they do with one tile.
+"""The kernels; `sizes` starts them, `tiles` has what they do with one tile.
 
 Of device memory a kernel takes its inputs and results, never a map of logits; a span does the work
 of its band. Operands are of DTYPE, sums in single precision.
@@ -16,8 +16,10 @@ from axial_d2.ops.triton.tiles import (
     by_distance_of_key,
     dot,
     joined,
+    load_both_rows,
     load_of_head,
     load_per_query,
+    load_result_gradients,
     load_rows,
     load_sums,
     load_tile,
@@ -49,9 +51,8 @@ def attention(
     position = tl.zeros((BLOCK, VALUES), tl.float32)
     for j0 in range(tl.maximum(i0 - half, 0), tl.minimum(i0 + BLOCK + half, length), BLOCK):
         k = load_tile(k_at, k_strides, line, j0, length, depth, BLOCK, DEPTH, DTYPE)
-        d0 = j0 - i0 - (BLOCK - 1)
-        rq = load_rows(rq_at, step, head, d0, far, depth, BLOCK, DEPTH, DTYPE)
-        rk = load_rows(rk_at, step, head, d0, far, depth, BLOCK, DEPTH, DTYPE)
+        r0 = j0 - i0 - (BLOCK - 1)
+        rq, rk = load_both_rows(rq_at, rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
         x, y, z = logit_terms(q, k, rq, rk, BLOCK, PRECISION)
         inside = pairs_inside(i0, j0, length, half, BLOCK)
         logits = tl.where(inside, s0 * x + s1 * y + s2 * z, -float("inf"))
@@ -63,7 +64,7 @@ def attention(
         most = now
         total = total * shrink + tl.sum(weights, 1)
         v = load_tile(v_at, v_strides, line, j0, length, value_depth, BLOCK, VALUES, DTYPE)
-        rv = load_rows(rv_at, step, head, d0, far, value_depth, BLOCK, VALUES, DTYPE)
+        rv = load_rows(rv_at, step, head, r0, far, value_depth, BLOCK, VALUES, DTYPE)
         lines = by_distance(weights, BLOCK).to(DTYPE)
         content = content * shrink[:, None] + dot(weights.to(DTYPE), v, PRECISION)
         position = position * shrink[:, None] + dot(lines, rv, PRECISION)
@@ -97,28 +98,10 @@ def queries_backward(
     low, high = tl.maximum(i0 - half, 0), tl.minimum(i0 + BLOCK + half, length)
     delta = tl.zeros((BLOCK,), tl.float32)
     if not MOMENTS:
-        dc = load_tile(
-            content_grad_at,
-            content_grad_strides,
-            line,
-            i0,
-            length,
-            value_depth,
-            BLOCK,
-            VALUES,
-            DTYPE,
-        )
-        dp = load_tile(
-            position_grad_at,
-            position_grad_strides,
-            line,
-            i0,
-            length,
-            value_depth,
-            BLOCK,
-            VALUES,
-            DTYPE,
-        )
+        dc, dp = load_result_gradients(
+            content_grad_at, position_grad_at, content_grad_strides, position_grad_strides,
+            line, i0, length, value_depth, BLOCK, VALUES, DTYPE,
+        )  # fmt: skip
         sums = load_sums(sums_at, program, i0, length, BLOCK)
         s0, s1, s2 = load_of_head(numbers_at, heads, head)
         # From the map, not from the results: so a query's gradients add up to 0 as rounded, too,
@@ -126,8 +109,7 @@ def queries_backward(
         for j0 in range(low, high, BLOCK):
             r0 = j0 - i0 - (BLOCK - 1)
             k = load_tile(k_at, k_strides, line, j0, length, depth, BLOCK, DEPTH, DTYPE)
-            rq = load_rows(rq_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
-            rk = load_rows(rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
+            rq, rk = load_both_rows(rq_at, rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
             v = load_tile(v_at, v_strides, line, j0, length, value_depth, BLOCK, VALUES, DTYPE)
             rv = load_rows(rv_at, step, head, r0, far, value_depth, BLOCK, VALUES, DTYPE)
             x, y, z = logit_terms(q, k, rq, rk, BLOCK, PRECISION)
@@ -143,8 +125,7 @@ def queries_backward(
     for j0 in range(low, high, BLOCK):
         r0 = j0 - i0 - (BLOCK - 1)
         k = load_tile(k_at, k_strides, line, j0, length, depth, BLOCK, DEPTH, DTYPE)
-        rq = load_rows(rq_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
-        rk = load_rows(rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
+        rq, rk = load_both_rows(rq_at, rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
         inside = pairs_inside(i0, j0, length, half, BLOCK)
         if MOMENTS:
             d0, d1, _ = moment_gradients(
@@ -191,39 +172,20 @@ def keys_backward(
     for i0 in range(tl.maximum(j0 - half, 0), tl.minimum(j0 + BLOCK + half, length), BLOCK):
         r0 = j0 - i0 - (BLOCK - 1)
         q = load_tile(q_at, q_strides, line, i0, length, depth, BLOCK, DEPTH, DTYPE)
-        rq = load_rows(rq_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
-        rk = load_rows(rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
+        rq, rk = load_both_rows(rq_at, rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
         inside = pairs_inside(i0, j0, length, half, BLOCK)
         if MOMENTS:
             d0, _, d2 = moment_gradients(
                 q, k, rq, rk, numbers_at, inside, heads, head, BLOCK, PRECISION
             )
         else:
-            dc = load_tile(
-                content_grad_at,
-                content_grad_strides,
-                line,
-                i0,
-                length,
-                value_depth,
-                BLOCK,
-                VALUES,
-                DTYPE,
-            )
-            dp = load_tile(
-                position_grad_at,
-                position_grad_strides,
-                line,
-                i0,
-                length,
-                value_depth,
-                BLOCK,
-                VALUES,
-                DTYPE,
-            )
+            dc, dp = load_result_gradients(
+                content_grad_at, position_grad_at, content_grad_strides, position_grad_strides,
+                line, i0, length, value_depth, BLOCK, VALUES, DTYPE,
+            )  # fmt: skip
             rv = load_rows(rv_at, step, head, r0, far, value_depth, BLOCK, VALUES, DTYPE)
             sums = load_sums(sums_at, program, i0, length, BLOCK)
-            delta = load_per_query(delta_at, program, i0, length, BLOCK)
+            delta = load_per_query(delta_at, 1, program, i0, length, BLOCK)
             weights, d0, _, d2, _, _, _ = attention_gradients(
                 q, k, v, rq, rk, rv, dc, dp, sums, delta, numbers_at, inside, heads, head,
                 BLOCK, PRECISION,
@@ -255,8 +217,7 @@ def rows_backward(
     chunk, head = tl.program_id(0), tl.program_id(1)
     apart = (tl.program_id(2) - tl.num_programs(2) // 2) * BLOCK
     r0 = apart - (BLOCK - 1)
-    rq = load_rows(rq_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
-    rk = load_rows(rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
+    rq, rk = load_both_rows(rq_at, rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
     if not MOMENTS:
         rv = load_rows(rv_at, step, head, r0, far, value_depth, BLOCK, VALUES, DTYPE)
     q_total = tl.zeros((2 * BLOCK, DEPTH), tl.float32)
@@ -275,30 +236,12 @@ def rows_backward(
                 )
             else:
                 v = load_tile(v_at, v_strides, line, j0, length, value_depth, BLOCK, VALUES, DTYPE)
-                dc = load_tile(
-                    content_grad_at,
-                    content_grad_strides,
-                    line,
-                    i0,
-                    length,
-                    value_depth,
-                    BLOCK,
-                    VALUES,
-                    DTYPE,
-                )
-                dp = load_tile(
-                    position_grad_at,
-                    position_grad_strides,
-                    line,
-                    i0,
-                    length,
-                    value_depth,
-                    BLOCK,
-                    VALUES,
-                    DTYPE,
-                )
+                dc, dp = load_result_gradients(
+                    content_grad_at, position_grad_at, content_grad_strides, position_grad_strides,
+                    line, i0, length, value_depth, BLOCK, VALUES, DTYPE,
+                )  # fmt: skip
                 sums = load_sums(sums_at, program, i0, length, BLOCK)
-                delta = load_per_query(delta_at, program, i0, length, BLOCK)
+                delta = load_per_query(delta_at, 1, program, i0, length, BLOCK)
                 weights, _, d1, d2, _, _, _ = attention_gradients(
                     q, k, v, rq, rk, rv, dc, dp, sums, delta, numbers_at, inside, heads, head,
                     BLOCK, PRECISION,
@@ -332,8 +275,7 @@ def moments(
     for j0 in range(tl.maximum(i0 - half, 0), tl.minimum(i0 + BLOCK + half, length), BLOCK):
         r0 = j0 - i0 - (BLOCK - 1)
         k = load_tile(k_at, k_strides, line, j0, length, depth, BLOCK, DEPTH, DTYPE)
-        rq = load_rows(rq_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
-        rk = load_rows(rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
+        rq, rk = load_both_rows(rq_at, rk_at, step, head, r0, far, depth, BLOCK, DEPTH, DTYPE)
         x, y, z = logit_terms(q, k, rq, rk, BLOCK, PRECISION)
         inside = pairs_inside(i0, j0, length, half, BLOCK)
         count = tl.sum(tl.where(inside, 1.0, 0.0))

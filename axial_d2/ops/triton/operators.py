@@ -1,12 +1,13 @@
 """The launches as operators that `torch.compile` takes as they are."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from axial_d2.ops import reference
-from axial_d2.ops.library import LIBRARY
+from axial_d2.ops.library import define
 from axial_d2.ops.triton.sizes import Sizes
 
 # Programs that the tables' gradients are divided into, a few for each multiprocessor.
@@ -155,31 +156,25 @@ def _fake_moments_backward(*arguments: Tensor | int) -> list[Tensor]:
     return [torch.empty_like(t) for t in arguments[2:6]]
 
 
+# On whatever device the kernels run: a GPU, or the CPU by the interpreter.
+_define = partial(define, on="CompositeExplicitAutograd")
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor rq, Tensor rk, Tensor rv, Tensor scale"
-for name, takes, gives, run, fake in (
-    ("triton_attention", f"{_INPUTS}, int half", 3, _forward, _fake_forward),
-    (
-        "triton_attention_backward",
-        f"Tensor content_grad, Tensor position_grad, {_INPUTS}, Tensor sums, int half",
-        *(7, _backward, _fake_backward),
-    ),
-    (
-        "triton_moments",
-        "Tensor q, Tensor k, Tensor rq, Tensor rk, int half",
-        *(2, _moments_forward, _fake_moments),
-    ),
-    (
-        "triton_moments_backward",
-        "Tensor mean_grad, Tensor variance_grad, Tensor q, Tensor k, Tensor rq, Tensor rk, "
-        "Tensor mean, int half",
-        *(4, _moments_backward, _fake_moments_backward),
-    ),
-):
-    LIBRARY.define(f"{name}({takes}) -> ({', '.join(['Tensor'] * gives)})")
-    LIBRARY.impl(name, run, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"axial_d2::{name}", fake, lib=LIBRARY)
-
-attention = torch.ops.axial_d2.triton_attention
-attention_backward = torch.ops.axial_d2.triton_attention_backward
-moments = torch.ops.axial_d2.triton_moments
-moments_backward = torch.ops.axial_d2.triton_moments_backward
+_PAIRS = "Tensor q, Tensor k, Tensor rq, Tensor rk"
+attention = _define("triton_attention", f"{_INPUTS}, int half", 3, run=_forward, fake=_fake_forward)
+attention_backward = _define(
+    "triton_attention_backward",
+    f"Tensor content_grad, Tensor position_grad, {_INPUTS}, Tensor sums, int half",
+    7,
+    run=_backward,
+    fake=_fake_backward,
+)
+moments = _define(
+    "triton_moments", f"{_PAIRS}, int half", 2, run=_moments_forward, fake=_fake_moments
+)
+moments_backward = _define(
+    "triton_moments_backward",
+    f"Tensor mean_grad, Tensor variance_grad, {_PAIRS}, Tensor mean, int half",
+    4,
+    run=_moments_backward,
+    fake=_fake_moments_backward,
+)

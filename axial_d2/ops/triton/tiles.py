@@ -53,6 +53,25 @@ def load_rows(at, step, head, first, far, depth, BLOCK, DEPTH, DTYPE):
 
 
 @triton.jit
+def load_both_rows(rq_at, rk_at, step, head, first, far, depth, BLOCK, DEPTH, DTYPE):
+    """The same rows of the queries' and of the keys' table."""
+    rq = load_rows(rq_at, step, head, first, far, depth, BLOCK, DEPTH, DTYPE)
+    rk = load_rows(rk_at, step, head, first, far, depth, BLOCK, DEPTH, DTYPE)
+    return rq, rk
+
+
+@triton.jit
+def load_result_gradients(
+    content_at, position_at, content_strides, position_strides, line, first, length, depth,
+    BLOCK, DEPTH, DTYPE,
+):  # fmt: skip
+    """A tile of the gradients of both results."""
+    dc = load_tile(content_at, content_strides, line, first, length, depth, BLOCK, DEPTH, DTYPE)
+    dp = load_tile(position_at, position_strides, line, first, length, depth, BLOCK, DEPTH, DTYPE)
+    return dc, dp
+
+
+@triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     return tl.dot(a, b, input_precision=PRECISION)
 
@@ -113,11 +132,12 @@ def load_of_head(at, heads, head):
 
 
 @triton.jit
-def load_per_query(at, program, first, length, BLOCK: tl.constexpr):
-    """A (B, G, L) tensor's numbers of a tile's queries."""
+def load_per_query(at, step, program, first, length, BLOCK: tl.constexpr):
+    """A tile's queries' numbers, `step` apart, of a tensor (B, G, L) or (B, G, L, step)."""
     place = first + tl.arange(0, BLOCK)
     there = (place >= 0) & (place < length)
-    return tl.load(at + tl.cast(program, tl.int64) * length + place, mask=there, other=0.0)
+    line = at + (tl.cast(program, tl.int64) * length + place) * step
+    return tl.load(line, mask=there, other=0.0)
 
 
 @triton.jit
@@ -126,10 +146,8 @@ def load_sums(at, program, first, length, BLOCK: tl.constexpr):
 
     Apart, as (B, G, L, 2): their logarithms' sum, rounded, would cost a large logit its digits.
     """
-    place = first + tl.arange(0, BLOCK)
-    there = (place >= 0) & (place < length)
-    both = at + (tl.cast(program, tl.int64) * length + place) * 2
-    return tl.load(both, mask=there, other=0.0), tl.load(both + 1, mask=there, other=0.0)
+    most = load_per_query(at, 2, program, first, length, BLOCK)
+    return most, load_per_query(at + 1, 2, program, first, length, BLOCK)
 
 
 @triton.jit
@@ -187,5 +205,5 @@ def joined(before, mean, squares, count, term, inside):
     here = tl.sum(tl.where(inside, term, 0.0)) / some
     away = tl.where(inside, term - here, 0.0)
     apart, everything = here - mean, tl.maximum(before + count, 1.0)
-    joined = mean + apart * (count / everything)
-    return joined, squares + tl.sum(away * away) + apart * apart * (before * count / everything)
+    middle = mean + apart * (count / everything)
+    return middle, squares + tl.sum(away * away) + apart * apart * (before * count / everything)
