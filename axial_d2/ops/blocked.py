@@ -3,15 +3,14 @@
 The logits of a few strips stay in cache, are never kept, and are computed again in the backward
 pass (the plan of FlashAttention): memory does not grow with B L^2.
 
-A block has I queries of each strip and the J keys that they see: under a span no others. A relative
-term needs, for query i and key j, the row of distance j - i of a table. The product of the queries
-with the rows of all I + J - 1 distances in the block holds it at a place that moves by one from one
-query to the next: the (I, J) map is a view of it with strides (I + J - 2, 1), no copy. The value
-term goes the other way: the weights are written through that view into a buffer of zeros, and the
-buffer is multiplied by the rows.
+A block has b strips of some heads, I queries of each and the J keys that they see: under a span no
+others. A relative term needs, for a pair, the row of its distance. For one query of all strips the
+rows are a window of the table, and the term is a product of matrices. For the keys this would give
+a map that lies the wrong way round; their products with all I + J - 1 rows hold it along diagonals,
+a view. How both lie: `ops/blocks.py`.
 
-Inside the blocks the heads come first, (G, b, I, D) with b strips of the block: each head has
-tables of its own once the norm's scales are folded into them.
+Heads come first, (G, B, L, D): each head has tables of its own once the norm's scales are folded
+into them.
 """
 
 import math
@@ -22,16 +21,19 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import block_moments, moments, reference
-from axial_d2.ops.blocks import Block, Buffers, by_key, by_query
+from axial_d2.ops.blocks import Block, Maps, buffers_for
 from axial_d2.ops.products import product
 from axial_d2.ops.reference import at_least_single, no_autocast
 
-# Floats in the logits of one block. Three to four buffers of that size are in use at a time; they
-# should fit the last-level cache.
-BLOCK_FLOATS = 1 << 19
+# Floats in the logits of one block; four times as many are in use. All strips of one head at length
+# 56. Measured on two cores with half a megabyte of second cache each: half or twice as many are
+# slower.
+BLOCK_FLOATS = 3 << 16
 # Queries of a block under a span: more see more keys that are not theirs, fewer make products too
 # small to be fast. Without a span a block has the whole strip.
 BLOCK_QUERIES = 64
+# Floats in one term of the logits whose moments are counted, of several heads and strips.
+MOMENT_FLOATS = 1 << 19
 # Positions of a strip per channel of a head above which the closed form of the moments, which grows
 # with the square of the channels, takes less time than the logits.
 CLOSED_FORM_FROM = 2
@@ -67,7 +69,7 @@ def summed_axial_attention(
     operands = _operands(q, k, v, tables, logit_scale)
     with no_autocast(q):
         for block, content, position in _results(operands, span):
-            total[block.strips, :, block.queries] = content.add_(position).transpose(0, 1)
+            block.write(content.add_(position), to=total.transpose(0, 1))
     return total
 
 
@@ -84,8 +86,7 @@ def _operands(
         scale = logit_scale.to(q.dtype)[..., None, None]  # (3, G, 1, 1)
         content_query = content_query * scale[0, ..., None]
         rq, rk = rq * scale[1], rk * scale[2]
-    # The keys' rows are reversed, so that one query's logits lie in one line: see `by_key`.
-    return content_query, *heads_first, rq.contiguous(), rk.flip(1).contiguous(), rv.contiguous()
+    return content_query, *heads_first, rq, rk, rv
 
 
 def logit_moments(
@@ -116,10 +117,22 @@ def _blocks(q: Tensor, span: int | None) -> list[Block]:
     blocks = []
     for queries in _even_slices(length, 1 if span is None else math.ceil(length / BLOCK_QUERIES)):
         keys = slice(max(0, queries.start - half), min(length, queries.stop + half))
-        pairs = heads * (queries.stop - queries.start) * (keys.stop - keys.start)
-        for some in _even_slices(strips, math.ceil(strips * pairs / BLOCK_FLOATS)):
-            blocks.append(Block(length, some, queries, keys))
+        pairs = strips * (queries.stop - queries.start) * (keys.stop - keys.start)  # of a head
+        # Many strips of few heads: what is done per query is a product over the strips.
+        for some_heads in _even_slices(heads, math.ceil(heads / max(1, BLOCK_FLOATS // pairs))):
+            count = (some_heads.stop - some_heads.start) * pairs
+            for some in _even_slices(strips, math.ceil(count / BLOCK_FLOATS)):
+                blocks.append(Block(length, some_heads, some, queries, keys))
     return blocks
+
+
+def _maps(q: Tensor, span: int | None, *, gradients: bool = False) -> Iterator[tuple[Block, Maps]]:
+    """The blocks of (G, B, L, D) queries, and what each works in."""
+    blocks = _blocks(q, span)
+    shapes = [block.shape for block in blocks]
+    buffers = buffers_for(shapes, at_least_single(q[:0]), gradients=gradients)
+    for block, shape in zip(blocks, shapes, strict=True):
+        yield block, buffers.maps(shape)
 
 
 def _results(
@@ -127,20 +140,21 @@ def _results(
 ) -> Iterator[tuple[Block, Tensor, Tensor]]:
     """By blocks: their content and position, (G, b, I, Dv)."""
     q, tables = operands[1], [at_least_single(t) for t in operands[4:]]
-    blocks = _blocks(q, span)
-    buffers = Buffers(q, blocks)
-    for block in blocks:
-        ab, qb, kb, vb = map(_whole, block.parts(operands[:4]))
-        rows = block.rows(tables)
-        weights = _weights(ab, qb, kb, rows, block, span, buffers)
+    for block, maps in _maps(q, span):
+        ab, qb, kb, vb = _parts(block, operands[:4])
+        rows = [block.rows(t) for t in tables]
+        weights = _weights(ab, qb, kb, rows, block, span, maps)
         content = product(weights, vb)
-        position = product(buffers.spread(weights, by_query), rows[2])  # (G, b * I, Dv)
-        yield block, content, position.unflatten(1, qb.shape[1:3])
+        yield block, content, maps.position(weights, rows[2])
 
 
-def _whole(part: Tensor) -> Tensor:
-    """In at least single precision, and in one piece."""
-    return at_least_single(part).contiguous()
+def _parts(block: Block, operands: Sequence[Tensor]) -> list[Tensor]:
+    """Of a, q, k and v, (G, b, I or J, D) each, in at least single precision and in one piece."""
+    a, q, k, v = operands
+    qb = at_least_single(block.of_queries(q))
+    # Without a scale a is q.
+    ab = qb if a is q else at_least_single(block.of_queries(a))
+    return [ab, qb, *(at_least_single(block.of_keys(t)).contiguous() for t in (k, v))]
 
 
 class _Blocked(torch.autograd.Function):
@@ -164,7 +178,7 @@ class _Blocked(torch.autograd.Function):
         with no_autocast(q):
             for block, *parts in _results((a, q, k, v, rq, rk, rv), span):
                 for result, part in zip((content, position), parts, strict=True):
-                    result[:, block.strips, block.queries] = part
+                    block.write(part, to=result)
         return content, position
 
     @staticmethod
@@ -189,33 +203,28 @@ class _Blocked(torch.autograd.Function):
             *(torch.zeros_like(at_least_single(t)) for t in (k, v)),
         ]
         row_grads = [torch.zeros_like(t) for t in tables]
-        blocks = _blocks(q, ctx.span)
-        buffers = Buffers(q, blocks, both=True)
-        for block in blocks:
-            ab, qb, kb, vb = map(_whole, block.parts((a, q, k, v)))
-            da, dq, dk, dv = block.parts(grads)
-            rq, rk, rv = block.rows(tables)
-            drq, drk, drv = block.rows(row_grads)
-            dc, dp = (
-                _whole(grad[:, block.strips, block.queries])
-                for grad in (content_grad, position_grad)
-            )
-            weights = _weights(ab, qb, kb, (rq, rk, rv), block, ctx.span, buffers)
-            dv += product(weights.mT, dc)
-            drv += product(buffers.spread(weights, by_query).mT, dp.flatten(1, 2))
+        da, dq, dk, dv = grads
+        for block, maps in _maps(q, ctx.span, gradients=True):
+            ab, qb, kb, vb = _parts(block, (a, q, k, v))
+            dkb, dvb = block.of_keys(dk), block.of_keys(dv)
+            rq, rk, rv = (block.rows(t) for t in tables)
+            drq, drk, drv = (block.rows(t) for t in row_grads)
+            dc, dp = (at_least_single(block.of_queries(t)) for t in (content_grad, position_grad))
+            weights = _weights(ab, qb, kb, (rq, rk, rv), block, ctx.span, maps)
+            dvb += product(weights.mT, dc)
+            drv += product(maps.by_query(weights).mT, dp.flatten(1, 2))
 
-            logits = buffers.product(dc, vb)  # the gradient of the weights so far
-            logits += by_query(buffers.lines(dp, rv), kb.shape[2])
+            logits = maps.weight_gradient(dc, dp, vb, rv)
             logits -= torch.linalg.vecdot(logits, weights)[..., None]
             logits *= weights  # (G, b, I, J), the gradient of the logits
 
-            da.copy_(product(logits, kb))
-            spread = buffers.spread(logits, by_query)
-            dq.copy_(product(spread, rq).unflatten(1, qb.shape[1:3]))
+            block.write(product(logits, kb), to=da)
+            spread = maps.by_query(logits)
+            block.write(product(spread, rq).unflatten(1, qb.shape[1:3]), to=dq)
             drq += product(spread.mT, qb.flatten(1, 2))
-            spread = buffers.spread(logits, by_key)
-            dk += product(logits.mT, ab)
-            dk += product(spread, rk).unflatten(1, kb.shape[1:3])
+            spread = maps.by_key(logits)
+            dkb += product(logits.mT, ab)
+            dkb += product(spread, rk).unflatten(1, kb.shape[1:3])
             drk += product(spread.mT, kb.flatten(1, 2))
         everything = zip((*grads, *row_grads), (a, q, k, v, *saved), strict=True)
         return (*(g.to(t.dtype) for g, t in everything), None)
@@ -228,23 +237,20 @@ def _weights(
     rows: Sequence[Tensor],
     block: Block,
     span: int | None,
-    buffers: Buffers,
+    maps: Maps,
 ) -> Tensor:
     """The soft-maxed weights of a block, (G, b, I, J)."""
-    rq, rk, _ = rows
-    logits = buffers.product(a, k)
-    logits += by_query(buffers.lines(q, rq), k.shape[2])
-    logits += by_key(buffers.lines(k, rk), q.shape[2])
+    logits = maps.logits(a, q, k, *rows[:2])
     outside = block.outside(reference.half_span(block.length, span), q.device)
     if outside is not None:
         logits.masked_fill_(outside, -math.inf)
-    return buffers.softmax(logits)
+    return maps.weights()
 
 
 def _strip_blocks(q: Tensor) -> list[slice]:
     """Cuts the strips of (G, B, L, D) into nearly equal blocks, the largest first."""
     heads, strips, length, _ = q.shape
-    return _even_slices(strips, math.ceil(heads * strips * length * length / BLOCK_FLOATS))
+    return _even_slices(strips, math.ceil(heads * strips * length * length / MOMENT_FLOATS))
 
 
 def _even_slices(total: int, count: int) -> list[slice]:

@@ -95,6 +95,7 @@ def test_equals_the_reference(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(blocked, "BLOCK_FLOATS", block_floats)
+    monkeypatch.setattr(blocked, "MOMENT_FLOATS", block_floats)
     monkeypatch.setattr(blocked, "CLOSED_FORM_FROM", 0 if closed_form else 1000)
     inputs = draw(strips, length, distance, folded)
     expected, got = run("reference", inputs, span), run(backend, inputs, span)
