@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from axial_d2 import ops
-from axial_d2.layers.folding import Folding, is_plain, may_fold, running_affine, sources_of
+from axial_d2.layers.folding import (
+    Folding,
+    is_plain,
+    is_recorded,
+    may_fold,
+    running_affine,
+    sources_of,
+)
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.pointwise import pointwise
 from axial_d2.layers.position_table import RelativePositionTable
@@ -136,19 +143,26 @@ class AxialAttention1d(nn.Module):
         position = running_affine(self.position_norm)
         if qkv is None or content is None or position is None:
             return None
-        dtype, values = self.qkv.weight.dtype, slice(self.out_channels, None)
-        scale, shift = qkv.scale.clone(), qkv.shift.clone()
-        scale[values] *= content.scale
-        shift[values] *= content.scale
+        dtype, half = self.qkv.weight.dtype, self.out_channels // 2
+        logit_scale = self.logit_norm.running_scale()
+        of_queries, of_keys = self.query_table(), self.key_table()
+        factor = torch.ones_like(qkv.scale)
+        on_queries = _may_divide(logit_scale)
+        if on_queries:
+            content_scale, query_scale, key_scale = logit_scale[:, :, None]  # (G, 1)
+            factor[:half] = content_scale.expand(-1, self.query_depth).flatten()
+            of_queries = of_queries * (query_scale / content_scale)[..., None]  # (G, R, D)
+            of_keys = of_keys * key_scale[..., None]
+        factor[2 * half :] = content.scale
         by_head = (self.num_heads, 1, self.value_depth)
-        table = self.value_table() * position.scale.view(by_head)  # (G, R, Dv)
+        of_values = self.value_table() * position.scale.view(by_head)  # (G, R, Dv)
         # The weights of a query add up to one, so what is added to every row is added to the sum.
-        table += (content.shift + position.shift).view(by_head)
+        of_values += (content.shift + position.shift).view(by_head)
         return _Folded(
-            (self.qkv.weight * scale[:, None, None, None]).to(dtype),
-            shift.to(dtype),
-            (self.query_table(), self.key_table(), table.to(dtype)),
-            self.logit_norm.running_scale(),
+            (self.qkv.weight * (qkv.scale * factor)[:, None, None, None]).to(dtype),
+            (qkv.shift * factor).to(dtype),
+            (of_queries.to(dtype), of_keys.to(dtype), of_values.to(dtype)),
+            None if on_queries else logit_scale,
         )
 
     def _forward_folded(self, x: Tensor, folded: "_Folded") -> Tensor:
@@ -190,14 +204,14 @@ class _Folded:
     Attributes:
         weight: (2 * out_channels, in_channels, 1, 1), of the projection.
         bias: (2 * out_channels,).
-        tables: of queries and keys, (R, D), and of values, (G, R, Dv).
-        logit_scale: (3, G).
+        tables: of queries and keys, (R, D) or (G, R, D), and of values, (G, R, Dv).
+        logit_scale: (3, G), where it is not part of the others.
     """
 
     weight: Tensor
     bias: Tensor
     tables: tuple[Tensor, Tensor, Tensor]
-    logit_scale: Tensor
+    logit_scale: Tensor | None
     _kept: tuple[int, Sequence[Tensor]] = (0, ())
 
     def rows(self, length: int) -> Sequence[Tensor]:
@@ -207,6 +221,16 @@ class _Folded:
             rows = rows_in_use(*self.tables, length=length)  # (1 or G, 2 L - 1, D)
             kept = self._kept = length, [t[0] if len(t) == 1 else t for t in rows]
         return kept[1]
+
+
+def _may_divide(logit_scale: Tensor) -> bool:
+    """Whether q can take in q.k's scale, and q.rq's be divided by it; in half precision too."""
+    if logit_scale.is_meta:
+        return True  # As is usual; there are no numbers to spoil.
+    if type(logit_scale) is not Tensor or is_recorded():
+        return False  # They can't be looked at.
+    content, query, _ = logit_scale.abs()
+    return bool((content > 1e-3).all() and (query < 1e3 * content).all())
 
 
 class _SameLayoutBackward(torch.autograd.Function):

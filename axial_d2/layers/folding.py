@@ -5,6 +5,7 @@ tensor that it was made of changes, and touches neither parameters nor buffers: 
 training step or a gradient never meets it.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -56,14 +57,13 @@ class Folding:
         Returns:
             The result of `make`.
         """
-        if any(isinstance(s, Tensor) and s.is_inference() for s in sources):
-            return make()  # Such tensors count no changes.
         kept = self._kept  # Read once and written once: several threads may be here.
-        if kept is None or not kept.still_of(sources):
-            memory = [_memory(s) for s in sources]
-            stamps = [_stamp(s, m) for s, m in zip(sources, memory, strict=True)]
-            kept = self._kept = _Made(tuple(sources), memory, stamps, make())
-        return kept.result
+        if kept is not None and kept.still_of(sources):
+            return kept.result
+        result = make()
+        if _may_be_kept(sources):
+            self._kept = _Made.of(sources, result)
+        return result
 
     def __deepcopy__(self, memo: dict) -> "Folding":
         return Folding()
@@ -77,47 +77,73 @@ class _Made(NamedTuple):
 
     Attributes:
         sources: tensors and numbers.
-        memory: of each tensor, from `_memory`; holding it keeps others from getting its address.
-        stamps: of each, from `_stamp`.
+        tensors: those of the sources that hold real numbers; others count steps.
+        handles: of each; while they are here no other tensor can get their memory.
+        ends: of each its first and last number as bits; empty where they can't be read.
+        stamps: of all, see `_stamps`.
         result: what was made.
     """
 
-    sources: tuple[Any, ...]
-    memory: list[np.ndarray | None]
-    stamps: list[Any]
+    sources: Sequence[Any]
+    tensors: list[Tensor]
+    handles: list[Tensor]
+    ends: list[np.ndarray]
+    stamps: tuple[list, ...]
     result: Any
+
+    @classmethod
+    def of(cls, sources: Sequence[Any], result: Any) -> "_Made":
+        tensors = [s for s in sources if isinstance(s, Tensor) and s.is_floating_point()]
+        handles, ends = [t.detach() for t in tensors], [_ends(t) for t in tensors]
+        return cls(sources, tensors, handles, ends, _stamps(tensors, ends), result)
 
     def still_of(self, sources: Sequence[Any]) -> bool:
         """Whether these are the same, unchanged."""
-        return len(sources) == len(self.sources) and all(
-            (now is then or not isinstance(now, Tensor)) and _stamp(now, memory) == stamp
-            for now, then, memory, stamp in zip(
-                sources, self.sources, self.memory, self.stamps, strict=True
-            )
-        )
+        same = len(sources) == len(self.sources) and all(map(operator.is_, sources, self.sources))
+        return same and _stamps(self.tensors, self.ends) == self.stamps
+
+
+_version_of = operator.attrgetter("_version")
+
+
+def _stamps(tensors: Sequence[Tensor], ends: Sequence[np.ndarray]) -> tuple[list, ...]:
+    # For hundreds of tensors at each forward pass: no loop in Python.
+    return (
+        list(map(_version_of, tensors)),
+        list(map(Tensor.data_ptr, tensors)),
+        list(map(np.ndarray.tobytes, ends)),
+    )
+
+
+def _may_be_kept(sources: Sequence[Any]) -> bool:
+    # Tensors of inference mode count no changes; what a tracer makes may be its own kind.
+    return not is_recorded() and not any(
+        isinstance(s, Tensor) and s.is_inference() for s in sources
+    )
+
+
+def is_recorded() -> bool:
+    """Whether a tracer follows each operation, or tensors come without numbers."""
+    keys = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
 
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NO_ENDS = np.empty(0)
 
 
-def _memory(source: Any) -> np.ndarray | None:
-    """The bits of a tensor on the CPU, in the order of its memory; None where there is no such."""
-    if not isinstance(source, Tensor) or source.device.type != "cpu" or source.numel() == 0:
-        return None
-    if type(source) not in (Tensor, nn.Parameter, nn.Buffer):
-        return None
-    channels_last = source.dim() == 4 and source.is_contiguous(memory_format=torch.channels_last)
-    if not (source.is_contiguous() or channels_last) or source.element_size() not in _WORDS:
-        return None
-    line = source.detach().as_strided((source.numel(),), (1,))
-    return line.view(_WORDS[source.element_size()]).numpy()
-
-
-def _stamp(source: Any, memory: np.ndarray | None) -> Any:
-    if not isinstance(source, Tensor):
-        return source
-    ends = () if memory is None else (memory[0], memory[-1])
-    return source._version, source.data_ptr(), source.dtype, source.device, ends
+def _ends(tensor: Tensor) -> np.ndarray:
+    """The first and last number in a tensor's memory, a view; empty where they can't be read."""
+    size, count = tensor.element_size(), tensor.numel()
+    if tensor.device.type != "cpu" or count == 0 or size not in _WORDS:
+        return _NO_ENDS
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
+        return _NO_ENDS
+    channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    if not (tensor.is_contiguous() or channels_last):
+        return _NO_ENDS
+    line = tensor.detach().as_strided((count,), (1,)).view(_WORDS[size])
+    return line[:: max(1, count - 1)].numpy()
 
 
 @contextmanager
@@ -186,9 +212,9 @@ def sources_of(*modules: nn.Module) -> list[Any]:
     """What a fold reads of modules that hold no others: parameters, buffers and a norm's eps."""
     found: list[Any] = []
     for module in modules:
-        for group in (module._parameters, module._buffers):
-            found += [t for t in group.values() if t is not None]
-        found.append(getattr(module, "eps", None))
+        found += module._parameters.values()
+        found += module._buffers.values()
+        found.append(vars(module).get("eps"))
     return found
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from axial_d2 import ops
 from axial_d2.layers import (
@@ -233,6 +234,32 @@ def test_it_is_made_once() -> None:
         for _ in range(2):
             folding.of([inner], lambda: made.append(1))
     assert len(made) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "apart"), [(0.5, False), (-0.5, False), (1e-6, True), (0.0, True)]
+)
+def test_the_queries_take_in_their_scale_unless_it_is_tiny(content: float, apart: bool) -> None:
+    layer = attention()
+    with torch.no_grad():
+        layer.logit_norm.weight.fill_(0.7)
+        layer.logit_norm.weight[0, 1] = content  # Of q.k in the second head.
+        folded = layer._folded()
+    assert (folded.logit_scale is not None) == apart
+    plain, together = both(layer, picture(layer))
+    torch.testing.assert_close(together, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake"])
+def test_what_a_recorder_makes_is_not_kept(mode: str) -> None:
+    layer = attention()
+    x = picture(layer)
+    plain = layer(x).detach()
+    with torch.no_grad():
+        recorded = make_fx(layer, tracing_mode=mode, _allow_non_fake_inputs=True)(x)
+    torch.testing.assert_close(recorded(x), plain, rtol=1e-10, atol=1e-10)
+    plain, folded = both(layer, x)
+    torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
 
 
 def test_under_autocast_and_in_half_precision() -> None:
