@@ -1,6 +1,6 @@
 """Runs the Triton kernels and the reference on the same numbers; prints the errors as JSON.
 
-    TRITON_INTERPRET=1 python tests/ops/triton_cases.py
+    TRITON_INTERPRET=1 python tests/ops/triton_cases.py [NAME ...]
 
 A process of its own: triton's interpreter must be asked for before anything imports triton. Without
 it the kernels run on the GPU.
@@ -9,6 +9,7 @@ it the kernels run on the GPU.
 import json
 import os
 import sys
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -124,12 +125,17 @@ def layer() -> dict[str, tuple[float, float]]:
     }
 
 
+EVERYTHING = {
+    **{name: partial(errors, name) for name in CASES},
+    "a large mean": large_mean,
+    "a layer": layer,
+}
+
+
 def main() -> None:
     # Small tiles, so that short strips have several: the interpreter is slow.
     sizes.block_size = lambda *_: 16
-    everything = {name: errors(name) for name in CASES}
-    everything |= {"a large mean": large_mean(), "a layer": layer()}
-    json.dump(everything, sys.stdout)
+    json.dump({name: EVERYTHING[name]() for name in sys.argv[1:] or EVERYTHING}, sys.stdout)
 
 
 if __name__ == "__main__":
