@@ -6,6 +6,9 @@
     python tools/benchmark.py backbone --mode train --batch 8
     python tools/benchmark.py merging --size 1024 2048 --instances 100
 
+All of it with the C library's allocator as tools/train_net.py and tools/demo.py set it on the CPU:
+freed memory stays with the process, for ours and for the baseline.
+
 Time: after one warm-up of each, ours and the baseline take turns; printed are medians, the spread
 (smallest to largest) and the ratio of the medians. Memory: a fresh process for each makes the
 input, runs once on a small one to load what is loaded once, resets the kernel's peak counter and
@@ -35,6 +38,7 @@ from axial_d2.benchmarks import (  # noqa: E402
     measure_memory,
     peak_of_one_run,
 )
+from axial_d2.engine.memory import keep_freed_memory  # noqa: E402
 from axial_d2.ops import cpp_build  # noqa: E402
 
 _CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -185,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argument_parser().parse_args(arguments)
     if options.no_compiler:
         os.environ[cpp_build.SWITCH] = "0"
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.what != "all" and options.only_memory_of:

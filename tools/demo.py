@@ -9,6 +9,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import axial_d2  # noqa: F401, I001
 from axial_d2.engine import PicturePredictor, SetupError, draw_dataset, draw_files, load_config
+from axial_d2.engine.memory import keep_freed_memory
 
 _EXAMPLES = """\
 examples:
@@ -74,6 +75,8 @@ def main() -> int:
     try:
         options = [*args.opts, "TEST.AUG.ENABLED", "True"] if args.tta else args.opts
         cfg = load_config(args.config_file, options, need_pictures=bool(args.dataset))
+        if cfg.MODEL.DEVICE == "cpu":
+            keep_freed_memory()
         predictor = PicturePredictor(cfg, debug=args.debug)
         if args.dataset:
             drawn = draw_dataset(
