@@ -11,10 +11,12 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -83,13 +85,17 @@ def load(name: str) -> ctypes.CDLL:
             raise NotBuilt(f"{library} can't be loaded: {error}") from error
 
 
-def find_compiler() -> str:
-    """The path of a C++ compiler: that of the environment's CXX, else the first known one."""
-    wanted = os.environ.get("CXX")
-    for command in (wanted,) if wanted else COMPILERS:
-        found = shutil.which(command)
+def find_compiler() -> list[str]:
+    """A C++ compiler and its options: the environment's CXX, else the first known one."""
+    wanted = os.environ.get("CXX", "").strip()
+    try:
+        commands = [shlex.split(wanted)] if wanted else [[name] for name in COMPILERS]
+    except ValueError as error:
+        raise NotBuilt(f"CXX: {error} in {wanted!r}") from error
+    for program, *options in commands:
+        found = shutil.which(program)
         if found:
-            return found
+            return [found, *options]
     raise NotBuilt(f"no C++ compiler found: {wanted or ', '.join(COMPILERS)}")
 
 
@@ -126,8 +132,8 @@ class _writable:
             shutil.rmtree(self._passing, ignore_errors=True)
 
 
-def _build(compiler: str, source: Path, library: Path) -> None:
-    logger.info("building %s with %s, once", source.name, compiler)
+def _build(compiler: Sequence[str], source: Path, library: Path) -> None:
+    logger.info("building %s with %s, once", source.name, shlex.join(compiler))
     start = time.monotonic()
     # Several processes may build at once; each moves a whole file into its place.
     handle, made = tempfile.mkstemp(suffix=".so", dir=library.parent)
@@ -135,7 +141,7 @@ def _build(compiler: str, source: Path, library: Path) -> None:
     try:
         for flags in ALTERNATIVES:
             command = [
-                *(compiler, "-std=c++17", "-shared", "-fPIC", "-w"),
+                *(*compiler, "-std=c++17", "-shared", "-fPIC", "-w"),
                 *(*OPTIMISATION, *flags, str(source), "-o", made),
             ]
             message = _run(command)
@@ -143,7 +149,7 @@ def _build(compiler: str, source: Path, library: Path) -> None:
                 os.replace(made, library)
                 logger.info("built %s in %.0f s", library, time.monotonic() - start)
                 return
-        raise NotBuilt(f"{compiler} could not build {source.name}: {message}")
+        raise NotBuilt(f"{shlex.join(compiler)} could not build {source.name}: {message}")
     finally:
         Path(made).unlink(missing_ok=True)
 
@@ -161,12 +167,13 @@ def _run(command: list[str]) -> str | None:
     return done.stderr.strip()[-500:] or f"it ended with {done.returncode}"
 
 
-def _version(compiler: str) -> str:
+def _version(compiler: Sequence[str]) -> str:
+    command = shlex.join(compiler)
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotBuilt(f"{compiler} does not run: {error}") from error
-    return compiler + done.stdout
+        raise NotBuilt(f"{command} does not run: {error}") from error
+    return command + done.stdout
 
 
 def _processor() -> str:

@@ -204,6 +204,8 @@ def test_a_cache_that_cannot_be_written_costs_the_keeping_alone(
     [
         ("AXIAL_D2_CPP", "0", "AXIAL_D2_CPP is 0"),
         ("CXX", "no-such-compiler", "no C.. compiler found: no-such-compiler"),
+        ("CXX", "no-such-compiler -O1", "no C.. compiler found: no-such-compiler -O1"),
+        ("CXX", "g++ '", "CXX: No closing quotation"),
         ("PATH", "", "no C.. compiler found: c.., g.., clang.."),
     ],
 )
@@ -228,6 +230,18 @@ def test_without_it_the_plain_backends_run_and_the_reason_is_told(
     first, second = done.stdout.splitlines()
     assert first == "['kept']" and done.stderr == ""
     assert re.search(message, second)
+
+
+@needs_compiler
+def test_a_compiler_with_options(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return ANSWER; }')
+    with pytest.raises(cpp_build.NotBuilt, match="could not build"):
+        cpp_build.load("small")
+    cpp_build.load.cache_clear()
+    monkeypatch.setenv("CXX", f"{cpp_build.find_compiler()[0]} '-DANSWER=40 + 2'")
+    assert cpp_build.load("small").answer() == 42
 
 
 @needs_compiler
