@@ -47,9 +47,9 @@ def _row(record: dict[str, Any]) -> list[str]:
     ours, baseline = record["ours"], record["baseline"]
     settings = [f"{k} {record['options'][k]}" for k in _SETTINGS if record["options"].get(k)]
     what = " ".join([record["what"], "x".join(map(str, record["size"])), *settings])
-    ratio, memory = f"{1 / record['faster']:.2f}", "-"
+    ratio, memory = f"{1 / record['faster']:.3g}", "-"
     if "less_memory" in record:
-        memory = f"{1 / record['less_memory']:.2f}"
+        memory = f"{1 / record['less_memory']:.3g}"
     if "time_per_multiply_add" in record:
         ratio = f"{record['time_per_multiply_add']:.2f} per multiply-add"
         memory = f"{record.get('memory_per_multiply_add', float('nan')):.2f} per multiply-add"

@@ -77,6 +77,8 @@ _ALL = (
 )
 
 
+_EVERYTHING = "What docs/speed.md has; tens of minutes on two cores."
+_WITHOUT_ATTENTION = ("merging", "targets", "loading")
 # Options that say how is measured, or that the record has already.
 _NOT_OF_THE_CONTEST = {
     "what", "size", "repeats", "threads", "json", "no_memory", "only_memory_of"
@@ -126,7 +128,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     names = (*CONTESTS, "all")
     commands = parser.add_subparsers(dest="what", required=True, metavar="|".join(names))
-    every = commands.add_parser("all", help="What docs/speed.md has; tens of minutes on two cores.")
+    every = commands.add_parser("all", help=_EVERYTHING, description=_EVERYTHING)
     every.add_argument("--repeats", type=_positive, help="runs of each (default: enough for each)")
     _add_common(every)
     for name, make in CONTESTS.items():
@@ -152,7 +154,11 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, help="of torch (default: torch's own)")
     add("--json", type=Path, metavar="F", help="write the figures here")
     add("--no-memory", action="store_true", help="measure time only")
-    add("--no-compiler", action="store_true", help="as on a machine without a C++ compiler")
+    add(
+        "--no-compiler",
+        action="store_true",
+        help="as on a machine without a C++ compiler; of all, what has attention in it",
+    )
 
 
 def _add_network(command: argparse.ArgumentParser, name: str) -> None:
@@ -227,7 +233,12 @@ def _lines(options: argparse.Namespace, arguments: list[str]) -> list[list[str]]
     for name in ("threads", "repeats"):
         if getattr(options, name):
             common += [f"--{name}", str(getattr(options, name))]
-    return [[*line.split(), *common] for line in _ALL]
+    lines = [line.split() for line in _ALL]
+    return [
+        [*words, *common]
+        for words in lines
+        if not (options.no_compiler and words[0] in _WITHOUT_ATTENTION)
+    ]
 
 
 if __name__ == "__main__":

@@ -69,6 +69,13 @@ def test_all_is_every_contest(tool, tmp_path, monkeypatch, capsys):
     assert all(line.no_memory and line.threads == 1 for line in lines)
     assert len(json.loads((tmp_path / "f.json").read_text())["results"]) == len(lines)
 
+    lines.clear()
+    monkeypatch.setenv("AXIAL_D2_CPP", "1")  # What --no-compiler changes is changed back.
+    tool.main(["all", "--no-compiler"])
+    assert {"attention", "backbone", "growth"} <= {line.what for line in lines}
+    assert not {"merging", "targets", "loading"} & {line.what for line in lines}
+    assert all(line.no_compiler for line in lines)
+
 
 def test_memory_is_that_of_one_run(tool):
     peak = tool.measure_memory(

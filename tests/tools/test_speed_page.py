@@ -27,7 +27,7 @@ def test_rows(tmp_path):
     text = speed_page.tables([path, path])
     assert text.count("threads 2:") == 2
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
-    wanted = ["attention 56x57 mode eval", "500 ms", "2000 ms", "0.25", "0.12", "40 % / 10 %"]
+    wanted = ["attention 56x57 mode eval", "500 ms", "2000 ms", "0.25", "0.125", "40 % / 10 %"]
     assert wanted in rows
     assert any(row[3:5] == ["1.10 per multiply-add", "0.90 per multiply-add"] for row in rows)
 
