@@ -111,7 +111,7 @@ def logit_moments(
 
 
 def _blocks(q: Tensor, span: int | None) -> list[Block]:
-    """Cuts (G, B, L, D) queries into blocks, those of one shape in a row."""
+    """Cuts (G, B, L, D) queries into blocks, those of the same queries in a row."""
     heads, strips, length, _ = q.shape
     half = reference.half_span(length, span)
     blocks = []
