@@ -12,7 +12,6 @@ from axial_d2 import ops
 from axial_d2.layers.folding import (
     Folding,
     is_plain,
-    is_recorded,
     may_fold,
     running_affine,
     sources_of,
@@ -20,7 +19,7 @@ from axial_d2.layers.folding import (
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.pointwise import pointwise
 from axial_d2.layers.position_table import RelativePositionTable
-from axial_d2.ops.reference import rows_in_use
+from axial_d2.ops.reference import is_recorded, rows_in_use
 
 NormFactory = Callable[[int], nn.Module]
 
@@ -147,7 +146,8 @@ class AxialAttention1d(nn.Module):
         logit_scale = self.logit_norm.running_scale()
         of_queries, of_keys = self.query_table(), self.key_table()
         factor = torch.ones_like(qkv.scale)
-        on_queries = _may_divide(logit_scale)
+        # Half precision would lose small weights.
+        on_queries = dtype != torch.float16 and _may_divide(logit_scale)
         if on_queries:
             content_scale, query_scale, key_scale = logit_scale[:, :, None]  # (G, 1)
             factor[:half] = content_scale.expand(-1, self.query_depth).flatten()
@@ -224,13 +224,14 @@ class _Folded:
 
 
 def _may_divide(logit_scale: Tensor) -> bool:
-    """Whether q can take in q.k's scale, and q.rq's be divided by it; in half precision too."""
+    """Whether q can take in q.k's scale, and q.rq's be divided by it: neither is extreme."""
     if logit_scale.is_meta:
         return True  # As is usual; there are no numbers to spoil.
     if type(logit_scale) is not Tensor or is_recorded():
         return False  # They can't be looked at.
     content, query, _ = logit_scale.abs()
-    return bool((content > 1e-3).all() and (query < 1e3 * content).all())
+    # Under autocast the weights are in half precision as well.
+    return bool((content > 0.03).all() and (query < 30 * content).all())
 
 
 class _SameLayoutBackward(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from axial_d2.layers.pointwise import is_pointwise, pointwise
-from axial_d2.ops.reference import at_least_single
+from axial_d2.ops.reference import at_least_single, is_recorded
 
 # Batch norms that do nothing else: torch's, and Detectron2's by their names.
 _FORWARDS = (nn.modules.batchnorm._BatchNorm.forward, nn.SyncBatchNorm.forward)
@@ -58,12 +58,13 @@ class Folding:
             The result of `make`.
         """
         kept = self._kept  # Read once and written once: several threads may be here.
-        if kept is not None and kept.still_of(sources):
+        if kept is not None and kept.state.is_still(sources):
             return kept.result
-        result = make()
-        if _may_be_kept(sources):
-            self._kept = _Made.of(sources, result)
-        return result
+        if not _may_be_kept(sources):
+            return make()
+        state = _State.of(sources)  # First: another thread may write while this is made.
+        self._kept = _Made(state, make())
+        return self._kept.result
 
     def __deepcopy__(self, memo: dict) -> "Folding":
         return Folding()
@@ -72,47 +73,54 @@ class Folding:
         return Folding, ()
 
 
-class _Made(NamedTuple):
-    """A result and what it was made of.
+class _State(NamedTuple):
+    """What something is made of, and how that was then.
 
     Attributes:
         sources: tensors and numbers.
         tensors: those of the sources that hold real numbers; others count steps.
-        handles: of each; while they are here no other tensor can get their memory.
+        handles: of each; while they are here, no other tensor can get their memory.
+        marks: of each, see `_marks`.
         ends: of each its first and last number as bits; empty where they can't be read.
-        stamps: of all, see `_stamps`.
-        result: what was made.
+        bits: what stood there.
     """
 
     sources: Sequence[Any]
     tensors: list[Tensor]
     handles: list[Tensor]
+    marks: tuple[list, list]
     ends: list[np.ndarray]
-    stamps: tuple[list, ...]
-    result: Any
+    bits: list[bytes]
 
     @classmethod
-    def of(cls, sources: Sequence[Any], result: Any) -> "_Made":
+    def of(cls, sources: Sequence[Any]) -> "_State":
         tensors = [s for s in sources if isinstance(s, Tensor) and s.is_floating_point()]
-        handles, ends = [t.detach() for t in tensors], [_ends(t) for t in tensors]
-        return cls(sources, tensors, handles, ends, _stamps(tensors, ends), result)
+        ends = [_ends(t) for t in tensors]
+        handles = [t.detach() for t in tensors]
+        return cls(sources, tensors, handles, _marks(tensors), ends, _bits(ends))
 
-    def still_of(self, sources: Sequence[Any]) -> bool:
+    def is_still(self, sources: Sequence[Any]) -> bool:
         """Whether these are the same, unchanged."""
         same = len(sources) == len(self.sources) and all(map(operator.is_, sources, self.sources))
-        return same and _stamps(self.tensors, self.ends) == self.stamps
+        # The ends last: `share_memory` gives a tensor other memory and the old one back.
+        return same and _marks(self.tensors) == self.marks and _bits(self.ends) == self.bits
+
+
+class _Made(NamedTuple):
+    state: _State
+    result: Any
 
 
 _version_of = operator.attrgetter("_version")
 
 
-def _stamps(tensors: Sequence[Tensor], ends: Sequence[np.ndarray]) -> tuple[list, ...]:
-    # For hundreds of tensors at each forward pass: no loop in Python.
-    return (
-        list(map(_version_of, tensors)),
-        list(map(Tensor.data_ptr, tensors)),
-        list(map(np.ndarray.tobytes, ends)),
-    )
+# For hundreds of tensors at each forward pass: no loops in Python.
+def _marks(tensors: Sequence[Tensor]) -> tuple[list, list]:
+    return list(map(_version_of, tensors)), list(map(Tensor.data_ptr, tensors))
+
+
+def _bits(ends: Sequence[np.ndarray]) -> list[bytes]:
+    return list(map(np.ndarray.tobytes, ends))
 
 
 def _may_be_kept(sources: Sequence[Any]) -> bool:
@@ -120,12 +128,6 @@ def _may_be_kept(sources: Sequence[Any]) -> bool:
     return not is_recorded() and not any(
         isinstance(s, Tensor) and s.is_inference() for s in sources
     )
-
-
-def is_recorded() -> bool:
-    """Whether a tracer follows each operation, or tensors come without numbers."""
-    keys = torch._C._TorchDispatchModeKey
-    return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
 
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -110,25 +110,29 @@ def logit_moments(
     return mean.to(dtype), variance.to(dtype), count
 
 
-def _blocks(q: Tensor, span: int | None) -> list[Block]:
+def _blocks(q: Tensor, value_depth: int, span: int | None) -> list[Block]:
     """Cuts (G, B, L, D) queries into blocks, those of the same queries in a row."""
     heads, strips, length, _ = q.shape
     half = reference.half_span(length, span)
     blocks = []
     for queries in _even_slices(length, 1 if span is None else math.ceil(length / BLOCK_QUERIES)):
         keys = slice(max(0, queries.start - half), min(length, queries.stop + half))
-        pairs = strips * (queries.stop - queries.start) * (keys.stop - keys.start)  # of a head
-        # Many strips of few heads: what is done per query is a product over the strips.
-        for some_heads in _even_slices(heads, math.ceil(heads / max(1, BLOCK_FLOATS // pairs))):
-            count = (some_heads.stop - some_heads.start) * pairs
+        pairs = (queries.stop - queries.start) * (keys.stop - keys.start)
+        # Many strips of few heads: what is done per query is a product over the strips. Of several
+        # heads the windows of the tables are copies, which are to be no larger than the logits.
+        heads_at_once = max(1, BLOCK_FLOATS // (pairs * max(strips, value_depth)))
+        for some_heads in _even_slices(heads, math.ceil(heads / heads_at_once)):
+            count = (some_heads.stop - some_heads.start) * strips * pairs
             for some in _even_slices(strips, math.ceil(count / BLOCK_FLOATS)):
                 blocks.append(Block(length, some_heads, some, queries, keys))
     return blocks
 
 
-def _maps(q: Tensor, span: int | None, *, gradients: bool = False) -> Iterator[tuple[Block, Maps]]:
+def _maps(
+    q: Tensor, v: Tensor, span: int | None, *, gradients: bool = False
+) -> Iterator[tuple[Block, Maps]]:
     """The blocks of (G, B, L, D) queries, and what each works in."""
-    blocks = _blocks(q, span)
+    blocks = _blocks(q, v.shape[-1], span)
     shapes = [block.shape for block in blocks]
     buffers = buffers_for(shapes, at_least_single(q[:0]), gradients=gradients)
     for block, shape in zip(blocks, shapes, strict=True):
@@ -140,7 +144,7 @@ def _results(
 ) -> Iterator[tuple[Block, Tensor, Tensor]]:
     """By blocks: their content and position, (G, b, I, Dv)."""
     q, tables = operands[1], [at_least_single(t) for t in operands[4:]]
-    for block, maps in _maps(q, span):
+    for block, maps in _maps(q, operands[3], span):
         ab, qb, kb, vb = _parts(block, operands[:4])
         rows = [block.rows(t) for t in tables]
         weights = _weights(ab, qb, kb, rows, block, span, maps)
@@ -204,7 +208,7 @@ class _Blocked(torch.autograd.Function):
         ]
         row_grads = [torch.zeros_like(t) for t in tables]
         da, dq, dk, dv = grads
-        for block, maps in _maps(q, ctx.span, gradients=True):
+        for block, maps in _maps(q, v, ctx.span, gradients=True):
             ab, qb, kb, vb = _parts(block, (a, q, k, v))
             dkb, dvb = block.of_keys(dk), block.of_keys(dv)
             rq, rk, rv = (block.rows(t) for t in tables)

@@ -3,7 +3,8 @@
 Inside of a block the queries run backwards. The row of a position table for the pair of the i-th
 query and the j-th key is then i + j, counted from the first row that the block needs: what a query
 sees of a table is a window that moves by one from one query to the next, and the map of what is
-known by rows is a view along diagonals. No copy, and no negative stride.
+known by rows is a view along diagonals, without a negative stride. Of one head the windows are
+views too; of several they are copied.
 """
 
 import math
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from axial_d2.ops.products import product
+from axial_d2.ops.reference import is_recorded
 
 Shape = tuple[int, int, int, int]  # (G, b, I, J): heads, strips, queries and keys of a block
 
@@ -221,7 +223,7 @@ class Buffers:
         """Cuts the memory; `buffers_for` gives what is at hand.
 
         Args:
-            kind: what else has to be the same for another use.
+            kind: what else has to be the same for another use; empty where there is to be none.
             memory: flat.
             sizes: of the regions, see `Maps`.
         """
@@ -234,6 +236,8 @@ class Buffers:
 
     def maps(self, shape: Shape) -> Maps:
         """Of blocks of a shape, (G, b, I, J)."""
+        if not self.kind:  # For one use; sizes may be symbols, which are no keys.
+            return Maps(shape, self._regions, self._reached)
         if shape not in self._maps:
             self._maps[shape] = Maps(shape, self._regions, self._reached)
         return self._maps[shape]
@@ -252,9 +256,7 @@ def buffers_for(shapes: Sequence[Shape], like: Tensor, *, gradients: bool = Fals
     of_keys = max(g * b * j * (i + j - 1) for g, b, i, j in shapes)
     sizes = [pairs, pairs, of_keys, *([of_queries, of_keys] if gradients else [])]
     total = sum(sizes)
-    passing = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    # A tensor of another type, of a tracer say, is no working memory for others.
-    if passing or like.device.type not in ("cpu", "meta") or type(like) is not Tensor:
+    if _is_passing(like):
         return Buffers((), like.new_empty(total), sizes)
     # A tensor made in inference mode can't be written to outside of it.
     kind = (like.dtype, like.device, torch.is_inference_mode_enabled())
@@ -266,3 +268,15 @@ def buffers_for(shapes: Sequence[Shape], like: Tensor, *, gradients: bool = Fals
     if total <= MOST_SCRATCH:
         _of_thread.buffers = kept
     return kept
+
+
+def _is_passing(like: Tensor) -> bool:
+    """Whether memory like this tensor is none for others: a tracer's, a transform's, a GPU's."""
+    return (
+        torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or is_recorded()
+        or like.device.type not in ("cpu", "meta")
+        or type(like) is not Tensor
+        or torch._C._functorch.is_functorch_wrapped_tensor(like)
+    )

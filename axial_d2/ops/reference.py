@@ -48,6 +48,12 @@ def no_autocast(like: Tensor) -> AbstractContextManager:
     return torch.autocast(like.device.type, enabled=False)
 
 
+def is_recorded() -> bool:
+    """Whether a tracer follows each operation, or tensors come without numbers."""
+    keys = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
+
+
 def band(length: int, span: int | None, device: torch.device | None = None) -> Tensor:
     """Which keys each query sees.
 

@@ -20,7 +20,7 @@ from axial_d2.layers import (
     conv3_stem,
     pointwise,
 )
-from axial_d2.layers.folding import Folding, may_fold
+from axial_d2.layers.folding import Folding, FoldingSequential, may_fold
 
 DOUBLE = torch.float64
 
@@ -236,8 +236,42 @@ def test_it_is_made_once() -> None:
     assert len(made) == 4
 
 
+def test_a_change_while_it_is_made_is_seen() -> None:
+    """By another thread, say."""
+    folding, tensor = Folding(), torch.ones(2)
+
+    def make() -> Tensor:
+        made = 2 * tensor
+        tensor.add_(1)
+        return made
+
+    folding.of([tensor], make)
+    assert folding.of([tensor], lambda: 2 * tensor).equal(torch.full((2,), 4.0))
+
+
+def test_tensors_that_move_to_shared_memory() -> None:
+    """The old memory is given back: to read it would end the process."""
+    module = FoldingSequential(nn.Conv2d(512, 512, 3, padding=1), nn.BatchNorm2d(512)).eval()
+    x = torch.randn(1, 512, 3, 3)
+    plain, _ = both(module, x)
+    module.share_memory()
+    torch.testing.assert_close(both(module, x)[1], plain)
+
+
+def test_small_scales_in_half_precision() -> None:
+    layer = attention(in_channels=64, out_channels=32, num_heads=4).float()
+    with torch.no_grad():
+        layer.logit_norm.weight[0] = 0.002
+        layer.logit_norm.running_var.fill_(1)
+        layer.qkv_norm.running_var.fill_(1e4)
+        x = 100 * torch.randn(2, 64, 9, 3)
+        plain = layer(x)
+        half = layer.half()(x.half())
+    assert (half - plain).abs().max() < 5e-3 * plain.abs().max()
+
+
 @pytest.mark.parametrize(
-    ("content", "apart"), [(0.5, False), (-0.5, False), (1e-6, True), (0.0, True)]
+    ("content", "apart"), [(0.5, False), (-0.5, False), (0.01, True), (0.0, True)]
 )
 def test_the_queries_take_in_their_scale_unless_it_is_tiny(content: float, apart: bool) -> None:
     layer = attention()
@@ -257,7 +291,7 @@ def test_what_a_recorder_makes_is_not_kept(mode: str) -> None:
     plain = layer(x).detach()
     with torch.no_grad():
         recorded = make_fx(layer, tracing_mode=mode, _allow_non_fake_inputs=True)(x)
-    torch.testing.assert_close(recorded(x), plain, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(recorded(x), plain, rtol=1e-10, atol=1e-10)
     plain, folded = both(layer, x)
     torch.testing.assert_close(folded, plain, rtol=1e-10, atol=1e-10)
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from axial_d2 import ops
+from axial_d2.analysis.memory import PeakMemory
 from axial_d2.layers import AxialAttention2d
 from axial_d2.ops import blocked, compiled, kept
 
@@ -352,3 +354,41 @@ def test_torch_export_takes_a_layer() -> None:
     x = torch.randn(1, 8, 9, 7)
     program = torch.export.export(layer, (x,))
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_few_strips_take_no_memory_for_windows_of_the_tables(gradients: bool) -> None:
+    """Of one strip and many heads they would be 25 times what the result needs."""
+    q, k = torch.randn(2, 1, 8, 64, 16)
+    q.requires_grad_(gradients)
+    v = torch.randn(1, 8, 64, 64)
+    tables = [torch.randn(127, d) for d in (16, 16, 64)]
+    with PeakMemory([q, k, v, *tables]) as memory:
+        content, _ = ops.axial_attention(q, k, v, *tables, backend="blocked")
+        if gradients:
+            content.sum().backward()
+    working = 4 * 8 * (blocked.BLOCK_FLOATS if gradients else blocked.BLOCK_FLOATS // 2)
+    assert memory.peak < working + 12 * 4 * v.numel() < 4 * 8 * 64 * 64 * 64
+
+
+def test_a_graph_with_sizes_left_open() -> None:
+    tensors = [t.detach() for t in draw(3, 9, 4, True)][:-1]
+
+    def attend(*inputs: Tensor) -> Tensor:
+        return sum(ops.axial_attention(*inputs, backend="blocked"))
+
+    graph = make_fx(attend, tracing_mode="symbolic")(*tensors)
+    torch.testing.assert_close(graph(*tensors), attend(*tensors))
+
+
+def test_a_transform_that_fails_leaves_no_trace() -> None:
+    *tensors, _ = (t.detach() for t in draw(3, 9, 4, True))
+
+    def attend(q: Tensor) -> Tensor:
+        return ops.summed_axial_attention(q, *tensors[1:], backend="blocked")
+
+    with torch.no_grad():
+        wanted = attend(tensors[0])
+        with pytest.raises(RuntimeError, match="[Bb]atching rule|vmap"):
+            torch.func.vmap(attend)(torch.stack([tensors[0]] * 2))
+        torch.testing.assert_close(attend(tensors[0]), wanted)
