@@ -6,8 +6,8 @@
     python tools/benchmark.py backbone --mode train --batch 8
     python tools/benchmark.py merging --size 1024 2048 --instances 100
 
-All of it with the C library's allocator as tools/train_net.py and tools/demo.py set it on the CPU:
-freed memory stays with the process, for ours and for the baseline.
+Freed memory stays with the process, for ours and for the baseline, as tools/train_net.py and
+tools/demo.py have it on the CPU; --default-allocator leaves it to the C library.
 
 Time: after one warm-up of each, ours and the baseline take turns; printed are medians, the spread
 (smallest to largest) and the ratio of the medians. Memory: a fresh process for each makes the
@@ -78,7 +78,6 @@ _ALL = (
 
 
 _EVERYTHING = "What docs/speed.md has; tens of minutes on two cores."
-_WITHOUT_ATTENTION = ("merging", "targets", "loading")
 # Options that say how is measured, or that the record has already.
 _NOT_OF_THE_CONTEST = {
     "what", "size", "repeats", "threads", "json", "no_memory", "only_memory_of"
@@ -130,6 +129,7 @@ def argument_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="what", required=True, metavar="|".join(names))
     every = commands.add_parser("all", help=_EVERYTHING, description=_EVERYTHING)
     every.add_argument("--repeats", type=_positive, help="runs of each (default: enough for each)")
+    every.add_argument("--only", nargs="+", choices=CONTESTS, help="some of it")
     _add_common(every)
     for name, make in CONTESTS.items():
         command = commands.add_parser(name, help=make.__doc__, description=make.__doc__)
@@ -154,11 +154,8 @@ def _add_common(command: argparse.ArgumentParser) -> None:
     add("--threads", type=_positive, help="of torch (default: torch's own)")
     add("--json", type=Path, metavar="F", help="write the figures here")
     add("--no-memory", action="store_true", help="measure time only")
-    add(
-        "--no-compiler",
-        action="store_true",
-        help="as on a machine without a C++ compiler; of all, what has attention in it",
-    )
+    add("--no-compiler", action="store_true", help="as on a machine without a C++ compiler")
+    add("--default-allocator", action="store_true", help="freed memory may go back to the system")
 
 
 def _add_network(command: argparse.ArgumentParser, name: str) -> None:
@@ -195,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = argument_parser().parse_args(arguments)
     if options.no_compiler:
         os.environ[cpp_build.SWITCH] = "0"
-    keep_freed_memory()
+    kept = not options.default_allocator and keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.what != "all" and options.only_memory_of:
@@ -208,6 +205,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.json and not options.json.parent.is_dir():
         raise SystemExit(f"--json: the folder {options.json.parent} does not exist")
     versions = {"axial_d2": axial_d2.__version__, **environment(), **machine_speed()}
+    versions["freed_memory"] = "stays" if kept else "as the C library has it"
     records: list[dict[str, Any]] = []
     print(", ".join(f"{key} {value}" for key, value in versions.items()))
     for line in _lines(options, arguments):
@@ -233,12 +231,9 @@ def _lines(options: argparse.Namespace, arguments: list[str]) -> list[list[str]]
     for name in ("threads", "repeats"):
         if getattr(options, name):
             common += [f"--{name}", str(getattr(options, name))]
+    common += ["--default-allocator"] * options.default_allocator
     lines = [line.split() for line in _ALL]
-    return [
-        [*words, *common]
-        for words in lines
-        if not (options.no_compiler and words[0] in _WITHOUT_ATTENTION)
-    ]
+    return [[*words, *common] for words in lines if words[0] in (options.only or CONTESTS)]
 
 
 if __name__ == "__main__":

@@ -71,10 +71,11 @@ def test_all_is_every_contest(tool, tmp_path, monkeypatch, capsys):
 
     lines.clear()
     monkeypatch.setenv("AXIAL_D2_CPP", "1")  # What --no-compiler changes is changed back.
-    tool.main(["all", "--no-compiler"])
-    assert {"attention", "backbone", "growth"} <= {line.what for line in lines}
-    assert not {"merging", "targets", "loading"} & {line.what for line in lines}
-    assert all(line.no_compiler for line in lines)
+    some = ["attention", "backbone"]
+    tool.main(["all", "--no-compiler", "--default-allocator", "--only", *some])
+    assert {line.what for line in lines} == set(some)
+    assert all(line.no_compiler and line.default_allocator for line in lines)
+    assert "freed_memory as the C library has it" in capsys.readouterr().out
 
 
 def test_memory_is_that_of_one_run(tool):
