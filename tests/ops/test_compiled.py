@@ -1,7 +1,9 @@
 """The C++ operator: that it runs, on whatever strides, threads and lanes; and how it is built."""
 
 import logging
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +35,7 @@ def results_and_gradients(inputs: list[Tensor], backend: str, **options) -> list
 
 
 @needs_compiler
-@pytest.mark.parametrize("strips", [1, 7, 8, 9, 17])
+@pytest.mark.parametrize("strips", [1, 7, 8, 9, 17, 33])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(("length", "span"), [(1, None), (3, 3), (10, 5), (21, None), (22, 41)])
 def test_any_number_of_strips_and_threads(
@@ -47,6 +49,46 @@ def test_any_number_of_strips_and_threads(
         torch.set_num_threads(before)
     for one, other in zip(got, results_and_gradients(inputs, "reference", span=span), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@needs_compiler
+@pytest.mark.parametrize("strips", [8, 100])  # Heads one by one, and strips by strips.
+@pytest.mark.parametrize("depth", [1, 2, 5, 8])
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("span", [None, 7])
+def test_single_precision_with_tables_of_each_head(
+    strips: int, depth: int, scaled: bool, span: int | None
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    widths = (depth, depth, 2 * depth + 1)
+    shapes = [(strips, 3, 11, d) for d in widths] + [(3, 25, d) for d in widths]
+    inputs = [torch.randn(s, generator=generator).requires_grad_() for s in shapes]
+    scale = torch.rand(3, 3, generator=generator) if scaled else None
+    got = results_and_gradients(inputs, "compiled", logit_scale=scale, span=span)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    scale = scale.double() if scaled else None
+    wanted = results_and_gradients(exact, "reference", logit_scale=scale, span=span)
+    for one, other in zip(got, wanted, strict=True):
+        error = (one.double() - other).abs().max()
+        assert error <= 2e-6 * other.abs().max()
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
+def test_another_compiler(own_cache: Path) -> None:
+    inputs = draw(33, length=10, dtype=torch.float32)
+    wanted = results_and_gradients(inputs, "compiled")
+    torch.save((inputs, wanted), own_cache.parent / "wanted.pt")
+    code = (
+        "import torch, sys; from tests.ops.test_compiled import results_and_gradients as run\n"
+        "inputs, wanted = torch.load(sys.argv[1])\n"
+        "inputs = [t.requires_grad_() for t in inputs]\n"
+        "for one, other in zip(run(inputs, 'compiled'), wanted, strict=True):\n"
+        "    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)\n"
+    )
+    environment = {**os.environ, "CXX": "clang++"}
+    command = [sys.executable, "-c", code, str(own_cache.parent / "wanted.pt")]
+    subprocess.run(command, check=True, cwd=HERE, env=environment, timeout=300)
 
 
 @needs_compiler

@@ -4,12 +4,17 @@
 // in its own lane. So no sum runs across lanes, no relative position shifts a lane, and a table's
 // entry is one scalar for all of them; any length, depth and span runs without remainders.
 //
-// Four queries at a time ("tile") meet the keys of their band. Their logits, one row per query, stay
-// in the first cache; the row is soft-maxed and used up before the next tile. Nothing of size L x L
-// exists.
+// Four queries at a time ("tile") meet the keys of their band. Their logits stay in the first
+// cache, are soft-maxed and used up before the next tile. Nothing of size L x L exists.
 //
-// Names: i queries, j keys, d channels of a query, c channels of a value, r = j - i + L - 1 rows of
-// a table. [x][y] in comments are dimensions of arrays of vectors, the last one next to each other.
+// Channels come in pairs: all places of two channels, then those of the next two. So what a loop
+// over keys reads lies in one line of memory, and all that it needs beside its pointers are fixed
+// distances. An odd channel has a partner of zeros.
+//
+// Names: i queries, j keys, r = j - i + L - 1 rows of a table; t a tile's query, p a pair of
+// channels. [x][y] in comments are dimensions of arrays of vectors, the last one lies together.
+
+#include <limits>
 
 #include "moments.h"
 #include "strips.h"
@@ -26,17 +31,57 @@ struct Attention : Strips<T, W> {
   using Vectors = typename Base::Vectors;
   using Scalars = typename Base::Scalars;
   using Group = typename Base::Group;
-  using Base::divide, Base::group, Base::length, Base::pack, Base::sizes, Base::sum, Base::unpack;
+  using Layout = typename Base::Layout;
+  using Base::divide, Base::length, Base::pack, Base::sizes, Base::sum, Base::unpack;
 
-  const int64_t depth, values, rows, keys, line;
+  const int64_t depth, values, depth_pairs, value_pairs, rows, keys;
+  const int64_t by_place, by_row, by_tile;  // From a pair of channels to the next.
+  // The heads of a place lie in the same lines of the cache, so all of them come before the next
+  // strips. Where there are few strips, tables weigh more: a thread takes the heads one by one.
+  const bool by_strips;
+  const int64_t held;  // Heads whose tables a thread holds.
 
   explicit Attention(const Sizes &s)
       : Base(s),
         depth(s.depth),
         values(s.value_depth),
+        depth_pairs((depth + 1) / 2),
+        value_pairs((values + 1) / 2),
         rows(2 * s.length - 1),
         keys(std::min(s.length, 2 * s.half + TILE) + 1),
-        line(keys + 2 * PAD) {}
+        by_place(2 * (s.length + 2 * PAD)),
+        by_row(2 * (rows + 2 * PAD)),
+        by_tile(2 * TILE),
+        by_strips(this->groups() > s.heads),
+        held(by_strips ? s.heads : 1) {}
+
+  Group group(int64_t task) const {
+    const int64_t many = this->groups(), heads = sizes.heads;
+    return by_strips ? Base::group(task % heads, task / heads)
+                     : Base::group(task / many, task % many);
+  }
+
+  // Which of the held tables are a head's.
+  int64_t slot_of(int64_t head) const { return by_strips ? head : 0; }
+
+  // ---- memory -------------------------------------------------------------------------------
+
+  // [pair][place][2], [pair][row][2], [key][query]: PAD zeros before and behind.
+  struct Places : Vectors {
+    V *first;
+    Places(const Attention &a, int64_t pairs)
+        : Vectors(pairs * a.by_place), first(this->at + 2 * PAD) {}
+  };
+  template <class Memory>
+  struct Rows : Memory {
+    decltype(Memory::at) first;
+    Rows(const Attention &a, int64_t pairs) : Memory(pairs * a.by_row), first(this->at + 2 * PAD) {}
+  };
+  struct Tile : Vectors {
+    V *first;
+    explicit Tile(const Attention &a)
+        : Vectors((a.keys + 2 * PAD) * TILE), first(this->at + PAD * TILE) {}
+  };
 
   // ---- vectors ------------------------------------------------------------------------------
 
@@ -46,18 +91,16 @@ struct Attention : Strips<T, W> {
   static V exponential(V x) {
     if constexpr (sizeof(T) == 4) {
       typedef int32_t I __attribute__((vector_size(W * 4)));
-      x = x < -87.0f ? V{} - 87.0f : x;
+      x = larger(V{} - 87.0f, x);
       // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the last bits.
       V shifted = x * 1.44269504f + 12582912.0f;
-      V whole = shifted - 12582912.0f;
-      V rest = x - whole * 0.693359375f - whole * -2.12194440e-4f;
-      // Cephes' expf.
-      V p = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-      p = p * rest + 8.3334519073e-3f;
-      p = p * rest + 4.1665795894e-2f;
-      p = p * rest + 1.6666665459e-1f;
-      p = p * rest + 5.0000001201e-1f;
-      p = p * rest * rest + rest + 1.0f;
+      V r = x - (shifted - 12582912.0f) * 0.693147182f;
+      // (exp(r) - 1 - r) / r^2 up to half of log 2, to 2e-9 of exp.
+      V p = r * 1.381453942e-03f + 8.368745446e-03f;
+      p = p * r + 4.166838899e-02f;
+      p = p * r + 1.666652113e-01f;
+      p = p * r + 4.999999404e-01f;
+      p = p * (r * r) + r + 1.0f;
       I bits = (I)p + ((I)shifted << 23);  // Casts of vectors keep the bits.
       return (V)bits;
     } else {
@@ -67,17 +110,28 @@ struct Attention : Strips<T, W> {
     }
   }
 
-  // A head's table times a scale, PAD zero rows before and behind.
+  // Has it in a register, where a compiler would read it from memory at each use.
+  static void keep(V &x) {
+#ifdef __x86_64__
+    if constexpr (sizeof(V) <= BYTES) asm("" : "+x"(x));
+#endif
+  }
+
+  static V spread(V x) { return x; }
+  static V spread(T x) { return x - V{}; }
+
+  // A head's table times a scale.
   void load_table(const T *table, int64_t head, int64_t channels, T scale, T *out) const {
     table += (sizes.tables == 1 ? 0 : head) * rows * channels;
-    out += PAD * channels;
-    for (int64_t n = 0; n < rows * channels; ++n) out[n] = table[n] * scale;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < channels; ++c) out[c / 2 * by_row + 2 * r + c % 2] = *table++ * scale;
   }
 
   // ---- one tile ---------------------------------------------------------------------------------
 
   struct Band {  // Keys [low, high) that the four queries from `query` on see.
     int64_t query, low, high;
+    int64_t count() const { return high - low; }
   };
 
   Band band(int64_t query) const {
@@ -85,40 +139,48 @@ struct Attention : Strips<T, W> {
             std::min(length, query + TILE + sizes.half)};
   }
 
-  // Row of a padded table for the tile's first query and a key.
-  int64_t row(const Band &b, int64_t key) const { return key - b.query + length - 1 + PAD; }
+  // Row of a table for the tile's first query and a key.
+  int64_t row(const Band &b, int64_t key) const { return key - b.query + length - 1; }
 
-  // Sums over channels of a_i (b_j + x_r) + c_j y_r, two keys at a time, into [query][key].
-  // Both forms of pair products have this shape: see `logits` and `weight_gradients`.
+  // Sums over channels into [key][query], two keys at a time.
   template <class Term>
   void pairs(const Band &b, V *out, Term term) const {
-    constexpr int J = 2;
-    for (int64_t j = b.low; j < b.high; j += J) {
-      V sums[TILE][J] = {};
-      term(j, row(b, j), sums);
-      for (int t = 0; t < TILE; ++t)
-        for (int n = 0; n < J; ++n) out[t * line + PAD + j - b.low + n] = sums[t][n];
+    for (int64_t j = b.low; j < b.high; j += 2, out += 2 * TILE) {
+      V sums[2][TILE] = {};
+      term(2 * j, 2 * row(b, j), sums);
+      for (int m = 0; m < 2; ++m)
+        for (int t = 0; t < TILE; ++t) out[m * TILE + t] = sums[m][t];
     }
   }
 
   // s0 q.k + s1 q.rq + s2 k.rk; `scaled` are the keys times s0, the tables have their scales.
+  template <bool SCALED>
   void logits(const Band &b, const V *q, const V *k, const V *scaled, const T *rq, const T *rk,
               V *out) const {
-    const int64_t D = depth;
-    const V *query = q + b.query * D;
-    pairs(b, out, [=](int64_t j, int64_t r, V(&sums)[TILE][2]) {
-      const V *key = k + j * D, *scaled_key = scaled + j * D;
-      const T *x = rq + r * D, *y = rk + r * D;
-      for (int64_t d = 0; d < D; ++d) {
-        V k0 = key[d], k1 = key[D + d], s0 = scaled_key[d], s1 = scaled_key[D + d];
-#pragma GCC unroll 4
-        for (int t = 0; t < TILE; ++t) {
-          V a = query[t * D + d];
-          sums[t][0] += a * (s0 + x[d - t * D]);
-          sums[t][0] += k0 * y[d - t * D];
-          sums[t][1] += a * (s1 + x[d - (t - 1) * D]);
-          sums[t][1] += k1 * y[d - (t - 1) * D];
+    q += 2 * b.query;
+    pairs(b, out, [=](int64_t key, int64_t r, V(&sums)[2][TILE]) {
+      const V *of_q = q, *of_k = k + key, *s = scaled + key;
+      const T *x = rq + r, *y = rk + r;
+      for (int64_t p = 0; p < depth_pairs; ++p) {
+#pragma GCC unroll 2
+        for (int c = 0; c < 2; ++c) {
+          V k0 = of_k[c], k1 = of_k[2 + c];
+          keep(k0), keep(k1);
+#pragma GCC unroll 5
+          for (int n = 1; n > -TILE; --n) {  // A row of the tables, for all that it meets.
+            V x0 = spread(x[2 * n + c]), y0 = spread(y[2 * n + c]);
+            keep(x0), keep(y0);
+#pragma GCC unroll 2
+            for (int m = 0; m < 2; ++m) {
+              const int t = m - n;
+              if (t < 0 || t >= TILE) continue;
+              const V key = m ? k1 : k0;
+              sums[m][t] += of_q[2 * t + c] * ((SCALED ? s[2 * m + c] : key) + x0);
+              sums[m][t] += key * y0;
+            }
+          }
         }
+        of_q += by_place, of_k += by_place, s += by_place, x += by_row, y += by_row;
       }
     });
   }
@@ -126,178 +188,200 @@ struct Attention : Strips<T, W> {
   // content_grad.v + position_grad.rv.
   void weight_gradients(const Band &b, const V *content, const V *position, const V *v, const T *rv,
                         V *out) const {
-    const int64_t D = values;
-    pairs(b, out, [=](int64_t j, int64_t r, V(&sums)[TILE][2]) {
-      const V *value = v + j * D;
-      const T *x = rv + r * D;
-      for (int64_t c = 0; c < D; ++c) {
-        V v0 = value[c], v1 = value[D + c];
-#pragma GCC unroll 4
-        for (int t = 0; t < TILE; ++t) {
-          V a = content[t * D + c], p = position[t * D + c];
-          sums[t][0] += a * v0;
-          sums[t][0] += p * x[c - t * D];
-          sums[t][1] += a * v1;
-          sums[t][1] += p * x[c - (t - 1) * D];
+    content += 2 * b.query, position += 2 * b.query;
+    pairs(b, out, [=](int64_t key, int64_t r, V(&sums)[2][TILE]) {
+      const V *of_content = content, *of_position = position, *of_v = v + key;
+      const T *x = rv + r;
+      for (int64_t p = 0; p < value_pairs; ++p) {
+#pragma GCC unroll 2
+        for (int c = 0; c < 2; ++c) {
+          V v0 = of_v[c], v1 = of_v[2 + c];
+          keep(v0), keep(v1);
+#pragma GCC unroll 5
+          for (int n = 1; n > -TILE; --n) {
+            V x0 = spread(x[2 * n + c]);
+            keep(x0);
+#pragma GCC unroll 2
+            for (int m = 0; m < 2; ++m) {
+              const int t = m - n;
+              if (t < 0 || t >= TILE) continue;
+              sums[m][t] += of_content[2 * t + c] * (m ? v1 : v0);
+              sums[m][t] += of_position[2 * t + c] * x0;
+            }
+          }
         }
+        of_content += by_place, of_position += by_place, of_v += by_place, x += by_row;
       }
     });
   }
 
-  // Turns logits into weights that are zero outside the band; `inverse` one over their sums. With
-  // `divide` the weights add up to one.
-  void soften(const Band &b, V *weights, V (&inverse)[TILE], bool divide) const {
+  // Sets what lies in the tile's band but not in that of its query t.
+  void set_outside(const Band &b, int t, V *x, T value) const {
+    const int64_t i = b.query + t;
+    const int64_t low = i < length ? std::max<int64_t>(0, i - sizes.half) : b.high;
+    const int64_t high = std::max(b.low, std::min(b.high, i + sizes.half + 1));
+    for (int64_t j = b.low; j < low; ++j) x[(j - b.low) * TILE + t] = V{} + value;
+    for (int64_t j = high; j < b.high; ++j) x[(j - b.low) * TILE + t] = V{} + value;
+  }
+
+  void clear_pads(const Band &b, V *x) const {
+    for (int n = 0; n < PAD * TILE; ++n) x[n - PAD * TILE] = x[b.count() * TILE + n] = V{};
+  }
+
+  // Turns logits into weights that are zero outside the band; `inverse` one over their sums. Those
+  // of queries past the end are all zero.
+  void soften(const Band &b, V *x, V (&inverse)[TILE]) const {
+    V most[TILE], total[TILE] = {};
     for (int t = 0; t < TILE; ++t) {
-      V *x = weights + t * line + PAD - b.low;
-      int64_t i = b.query + t, low = b.low, high = b.low;
-      if (i < length) {
-        low = std::max<int64_t>(0, i - sizes.half);
-        high = std::min(length, i + sizes.half + 1);
-        V most = x[low];
-        for (int64_t j = low + 1; j < high; ++j) most = larger(x[j], most);
-        V total = {};
-        for (int64_t j = low; j < high; ++j) {
-          x[j] = exponential(x[j] - most);
-          total += x[j];
-        }
-        inverse[t] = T(1) / total;
-        if (divide)
-          for (int64_t j = low; j < high; ++j) x[j] *= inverse[t];
-      }
-      for (int64_t j = b.low - PAD; j < low; ++j) x[j] = V{};
-      for (int64_t j = high; j < b.high + PAD; ++j) x[j] = V{};
+      set_outside(b, t, x, std::numeric_limits<T>::lowest());
+      most[t] = x[t];
     }
-  }
-
-  // out[t][c] = or += sums over keys of weights times [key][channel].
-  template <int C>
-  static void by_key(const V *weights, int64_t line, const V *x, int64_t count, int64_t channels,
-                     V (&sums)[TILE][C]) {
-    for (int64_t j = 0; j < count; ++j) {
-#pragma GCC unroll 2
-      for (int n = 0; n < C; ++n) {
-        V a = x[j * channels + n];
+    for (int64_t j = 1; j < b.count(); ++j)
 #pragma GCC unroll 4
-        for (int t = 0; t < TILE; ++t) sums[t][n] += weights[t * line + j] * a;
-      }
-    }
-  }
-
-  // The same with the rows of a table: row r meets key r + t of query t.
-  template <int C>
-  static void by_row(const V *weights, int64_t line, const T *x, int64_t count, int64_t channels,
-                     V (&sums)[TILE][C]) {
-    for (int64_t r = 0; r < count; ++r) {
-#pragma GCC unroll 2
-      for (int n = 0; n < C; ++n) {
-        T a = x[r * channels + n];
+      for (int t = 0; t < TILE; ++t) most[t] = larger(x[j * TILE + t], most[t]);
+    for (int64_t j = 0; j < b.count(); ++j)
 #pragma GCC unroll 4
-        for (int t = 0; t < TILE; ++t) sums[t][n] += weights[t * line + r + t] * a;
+      for (int t = 0; t < TILE; ++t) {
+        V w = exponential(x[j * TILE + t] - most[t]);
+        x[j * TILE + t] = w;
+        total[t] += w;
+      }
+    for (int t = 0; t < TILE; ++t) {
+      set_outside(b, t, x, 0);
+      inverse[t] = T(1) / total[t];
+    }
+    clear_pads(b, x);
+  }
+
+  // sums[query][channel] += sums over keys, or rows of a table, of weights times vectors. STEP: from
+  // a query's weight to the next one's, TILE + 1 with rows: row r meets key r + t of query t. Two at
+  // a time, so that sums wait less for each other; beyond an odd count weights are zero.
+  template <int STEP, class X>
+  static void weigh(const V *w, const X *x, int64_t count, V (&sums)[TILE][2]) {
+    for (int64_t n = 0; n < count; n += 2, w += 2 * TILE, x += 4) {
+      V x0 = spread(x[0]), x1 = spread(x[1]), y0 = spread(x[2]), y1 = spread(x[3]);
+      keep(x0), keep(x1), keep(y0), keep(y1);
+#pragma GCC unroll 4
+      for (int t = 0; t < TILE; ++t) {
+        V a = w[t * STEP], b = w[t * STEP + TILE];
+        keep(a), keep(b);
+        sums[t][0] += a * x0 + b * y0, sums[t][1] += a * x1 + b * y1;
       }
     }
   }
 
-  // Weighted sums of keys' vectors and of a table's rows: content and position, [t][channel].
-  template <int C>
-  void weigh(const Band &b, const V *weights, const V *x, const T *table, int64_t channels,
-             int64_t c, V *content, V *position) const {
-    V one[TILE][C] = {}, other[TILE][C] = {};
-    by_key(weights + PAD, line, x + b.low * channels + c, b.high - b.low, channels, one);
+  // Weighted sums of keys' vectors and of a table's rows, [pair][query][2]; without `position`
+  // their sum.
+  void weigh_all(const Band &b, const V *w, const V *x, const T *table, int64_t pairs, V *content,
+                 V *position) const {
+    x += 2 * b.low;
     // From the distance of the last query to the first key.
-    const T *first = table + (row(b, b.low) - (TILE - 1)) * channels + c;
-    by_row(weights + PAD - (TILE - 1), line, first, b.high - b.low + TILE - 1, channels, other);
-    for (int t = 0; t < TILE; ++t)
-      for (int n = 0; n < C; ++n) {
-        content[t * channels + c + n] = one[t][n];
-        position[t * channels + c + n] = other[t][n];
+    table += 2 * (row(b, b.low) - (TILE - 1));
+    const V *first = w - (TILE - 1) * TILE;
+    for (int64_t p = 0; p < pairs; ++p) {
+      V sums[TILE][2] = {};
+      weigh<1>(w, x, b.count(), sums);
+      if (position) {
+        std::memcpy(content, sums, sizeof sums), content += by_tile;
+        std::memset(sums, 0, sizeof sums);
       }
+      weigh<TILE + 1>(first, table, b.count() + TILE - 1, sums);
+      V *&to = position ? position : content;
+      std::memcpy(to, sums, sizeof sums), to += by_tile;
+      x += by_place, table += by_row;
+    }
   }
 
-  void weigh_all(const Band &b, const V *weights, const V *x, const T *table, int64_t channels,
-                 V *content, V *position) const {
-    int64_t c = 0;
-    for (; c + 2 <= channels; c += 2)
-      weigh<2>(b, weights, x, table, channels, c, content, position);
-    if (c < channels) weigh<1>(b, weights, x, table, channels, c, content, position);
-  }
-
-  // ---- forward ------------------------------------------------------------------------------------
+  // ---- forward ----------------------------------------------------------------------------------
 
   struct Inputs {
     const View *q, *k, *v;
     const T *rq, *rk, *rv, *scale;  // (T, 2 L - 1, D) each; (3, G)
   };
 
-  struct Shared {  // What both passes hold of a group and its head.
-    Vectors q, k, scaled, v, weights;
-    Scalars rq, rk, rv;
-    int64_t head = -1;
+  struct Shared {  // What both passes hold of a group and of heads.
+    Places q, k, scaled, v;
+    Tile weights;
+    Rows<Scalars> rq, rk, rv;
+    std::vector<int64_t> loaded;  // The head whose rows stand there.
+    const T *of_q, *of_k, *of_v;  // The rows of the group's head, with their scales.
+    bool is_scaled;               // Else the keys' scale is 1 and `scaled` is not in use.
     explicit Shared(const Attention &a)
-        : q((a.length + PAD) * a.depth),
-          k((a.length + 2 * PAD) * a.depth),
-          scaled((a.length + PAD) * a.depth),
-          v((a.length + PAD) * a.values),
-          weights(TILE * a.line),
-          rq((a.rows + 2 * PAD) * a.depth),
-          rk((a.rows + 2 * PAD) * a.depth),
-          rv((a.rows + 2 * PAD) * a.values) {}
+        : q(a, a.depth_pairs),
+          k(a, a.depth_pairs),
+          scaled(a, a.depth_pairs),
+          v(a, a.value_pairs),
+          weights(a),
+          rq(a, a.held * a.depth_pairs),
+          rk(a, a.held * a.depth_pairs),
+          rv(a, a.held * a.value_pairs),
+          loaded(a.held, -1) {}
     bool complete() const {
       return q.at && k.at && scaled.at && v.at && weights.at && rq.at && rk.at && rv.at;
     }
-    V *keys(const Attention &a) const { return k.at + PAD * a.depth; }
   };
 
   void load(const Inputs &in, const Group &g, Shared &s) const {
-    const T content = in.scale[g.head];
-    if (s.head != g.head) {
-      s.head = g.head;
-      load_table(in.rq, g.head, depth, in.scale[sizes.heads + g.head], s.rq.at);
-      load_table(in.rk, g.head, depth, in.scale[2 * sizes.heads + g.head], s.rk.at);
-      load_table(in.rv, g.head, values, T(1), s.rv.at);
+    const int64_t slot = slot_of(g.head);
+    T *of_q = s.rq.first + slot * depth_pairs * by_row;
+    T *of_k = s.rk.first + slot * depth_pairs * by_row;
+    T *of_v = s.rv.first + slot * value_pairs * by_row;
+    if (s.loaded[slot] != g.head) {
+      s.loaded[slot] = g.head;
+      load_table(in.rq, g.head, depth, in.scale[sizes.heads + g.head], of_q);
+      load_table(in.rk, g.head, depth, in.scale[2 * sizes.heads + g.head], of_k);
+      load_table(in.rv, g.head, values, T(1), of_v);
     }
-    pack(*in.q, g, depth, true, s.q.at);
-    pack(*in.k, g, depth, true, s.keys(*this));
-    pack(*in.v, g, values, true, s.v.at);
-    for (int64_t n = 0; n < length * depth; ++n) s.scaled.at[n] = s.keys(*this)[n] * content;
+    s.of_q = of_q, s.of_k = of_k, s.of_v = of_v;
+    pack(*in.q, g, depth, true, s.q.first, {2, by_place});
+    pack(*in.k, g, depth, true, s.k.first, {2, by_place});
+    pack(*in.v, g, values, true, s.v.first, {2, by_place});
+    const T content = in.scale[g.head];
+    s.is_scaled = content != 1;
+    if (s.is_scaled)
+      for (int64_t n = 0; n < depth_pairs * by_place; ++n) s.scaled.at[n] = s.k.at[n] * content;
+  }
+
+  // A tile's weights, but for the factors `inverse`.
+  void weights_of(const Band &b, const Shared &s, V (&inverse)[TILE]) const {
+    V *out = s.weights.first;
+    if (s.is_scaled)
+      logits<true>(b, s.q.first, s.k.first, s.scaled.first, s.of_q, s.of_k, out);
+    else
+      logits<false>(b, s.q.first, s.k.first, s.k.first, s.of_q, s.of_k, out);
+    soften(b, out, inverse);
   }
 
   int forward(const Inputs &in, const View &content, const View &position) const {
     int failed = 0;
     divide([&](int64_t, int64_t first, int64_t last) {
       Shared s(*this);
-      Vectors out(2 * TILE * values);
+      Vectors out(2 * value_pairs * by_tile);
       if (!s.complete() || !out.at) {
         failed = 1;
         return;
       }
-      V *one = out.at, *other = out.at + TILE * values;
+      const int64_t size = value_pairs * by_tile;
+      V *one = out.at, *other = position.data ? out.at + size : nullptr, *w = s.weights.first;
       for (int64_t task = first; task < last; ++task) {
         const Group g = group(task);
         load(in, g, s);
         for (int64_t i = 0; i < length; i += TILE) {
           const Band b = band(i);
           V inverse[TILE];
-          logits(b, s.q.at, s.keys(*this), s.scaled.at, s.rq.at, s.rk.at, s.weights.at);
-          soften(b, s.weights.at, inverse, false);
-          weigh_all(b, s.weights.at, s.v.at, s.rv.at, values, one, other);
+          weights_of(b, s, inverse);
+          weigh_all(b, w, s.v.first, s.of_v, value_pairs, one, other);
+          for (int64_t n = 0; n < (other ? 2 : 1) * size; ++n) out.at[n] *= inverse[n / 2 % TILE];
           const int64_t count = std::min<int64_t>(TILE, length - i);
-          for (int64_t t = 0; t < count; ++t)
-            for (int64_t c = t * values; c < (t + 1) * values; ++c) {
-              if (position.data) {
-                one[c] *= inverse[t], other[c] *= inverse[t];
-              } else {
-                one[c] = (one[c] + other[c]) * inverse[t];
-              }
-            }
-          unpack(content, g, i, count, values, one);
-          if (position.data) unpack(position, g, i, count, values, other);
+          unpack(content, g, i, count, values, one, {2, by_tile});
+          if (other) unpack(position, g, i, count, values, other, {2, by_tile});
         }
       }
     });
     return failed;
   }
 
-  // ---- backward -------------------------------------------------------------------------------------
+  // ---- backward ---------------------------------------------------------------------------------
 
   struct Outputs {
     const View *q, *k, *v;
@@ -305,124 +389,149 @@ struct Attention : Strips<T, W> {
   };
 
   struct Gradients {  // What the backward pass holds besides.
-    Vectors content, position, logits, q, k, v, tile, rq, rk, rv;
-    double scale = 0;  // Sums of everything, where single precision would lose digits.
+    Places content, position, k, v;
+    Tile logits;
+    Vectors q, scaled;
+    Rows<Vectors> rq, rk, rv;   // Of each head that is held.
+    std::vector<double> scale;  // Sums of everything, where single precision would lose digits.
     explicit Gradients(const Attention &a)
-        : content((a.length + PAD) * a.values),
-          position((a.length + PAD) * a.values),
-          logits(TILE * a.line),
-          q(2 * TILE * a.depth),
-          k((a.length + PAD) * a.depth),
-          v((a.length + PAD) * a.values),
-          tile(TILE * a.depth),
-          rq((a.rows + 2 * PAD) * a.depth),
-          rk((a.rows + 2 * PAD) * a.depth),
-          rv((a.rows + 2 * PAD) * a.values) {}
+        : content(a, a.value_pairs),
+          position(a, a.value_pairs),
+          k(a, a.depth_pairs),
+          v(a, a.value_pairs),
+          logits(a),
+          q(2 * a.depth_pairs * a.by_tile),
+          scaled(a.depth_pairs * a.by_tile),
+          rq(a, a.held * a.depth_pairs),
+          rk(a, a.held * a.depth_pairs),
+          rv(a, a.held * a.value_pairs),
+          scale(a.held) {}
     bool complete() const {
-      return content.at && position.at && logits.at && q.at && k.at && v.at && tile.at && rq.at &&
+      return content.at && position.at && k.at && v.at && logits.at && q.at && scaled.at && rq.at &&
              rk.at && rv.at;
     }
   };
 
-  // out[key][channel] += sums over the tile's queries of weights times [query][channel].
-  void spread_by_key(const Band &b, const V *weights, const V *x, int64_t channels, V *out) const {
-    for (int64_t j = b.low; j < b.high; ++j) {
-      const V *w = weights + PAD + j - b.low;
-      const V w0 = w[0], w1 = w[line], w2 = w[2 * line], w3 = w[3 * line];
-      V *to = out + j * channels;
-      for (int64_t c = 0; c < channels; ++c)
-        to[c] += (w0 * x[c] + w1 * x[channels + c]) +
-                 (w2 * x[2 * channels + c] + w3 * x[3 * channels + c]);
+  // out[pair][key or row][2] += sums over the tile's queries of weights times their vectors, which
+  // lie `step` apart from pair to pair. STEP as in `weigh`; with MOVE, x are keys: they move along.
+  template <int STEP, bool MOVE>
+  static void scatter(const V *w, const V *x, int64_t step, int64_t count, int64_t pairs, V *out,
+                      int64_t out_step) {
+    for (int64_t p = 0; p < pairs; ++p, x += step, out += out_step) {
+      V a[TILE][2];
+      if (!MOVE)
+        for (int t = 0; t < TILE; ++t) {
+          a[t][0] = x[2 * t], a[t][1] = x[2 * t + 1];
+          keep(a[t][0]), keep(a[t][1]);
+        }
+      for (int64_t n = 0; n < count; ++n) {
+        const V *from = MOVE ? x + 2 * n : a[0];
+        V sums[2] = {out[2 * n], out[2 * n + 1]};
+#pragma GCC unroll 4
+        for (int t = 0; t < TILE; ++t) {
+          V weight = w[n * TILE + t * STEP];
+          keep(weight);
+          sums[0] += weight * from[2 * t], sums[1] += weight * from[2 * t + 1];
+        }
+        out[2 * n] = sums[0], out[2 * n + 1] = sums[1];
+      }
     }
   }
 
-  // The same by rows of the table: the sums of what one distance met. `step` is what lies between
-  // the vectors of one query and the next: 0 channels where x are keys, which move along.
-  void spread_by_row(const Band &b, const V *weights, const V *x, int64_t channels, bool keys_move,
-                     V *out) const {
-    const int64_t first = row(b, b.low) - (TILE - 1);
-    const int64_t move = keys_move ? channels : 0;
-    for (int64_t n = 0; n < b.high - b.low + TILE - 1; ++n) {
-      const V *w = weights + PAD - (TILE - 1) + n;
-      const V w0 = w[0], w1 = w[line + 1], w2 = w[2 * line + 2], w3 = w[3 * line + 3];
-      const V *from = x + n * move;
-      V *to = out + (first + n) * channels;
-      for (int64_t c = 0; c < channels; ++c)
-        to[c] += (w0 * from[c] + w1 * from[channels + c]) +
-                 (w2 * from[2 * channels + c] + w3 * from[3 * channels + c]);
-    }
-  }
-
-  // out[key][d] += weights times (scaled query + row of the scaled keys' table).
-  void spread_to_keys(const Band &b, const V *weights, const V *x, const T *table, V *out) const {
-    const int64_t D = depth;
-    for (int64_t j = b.low; j < b.high; ++j) {
-      const V *w = weights + PAD + j - b.low;
-      const V w0 = w[0], w1 = w[line], w2 = w[2 * line], w3 = w[3 * line];
-      const T *y = table + row(b, j) * D;
-      V *to = out + j * D;
-      for (int64_t d = 0; d < D; ++d)
-        to[d] += (w0 * (x[d] + y[d]) + w1 * (x[D + d] + y[d - D])) +
-                 (w2 * (x[2 * D + d] + y[d - 2 * D]) + w3 * (x[3 * D + d] + y[d - 3 * D]));
-    }
+  // out[pair][key][2] += weights times (scaled query + row of the scaled keys' table).
+  void scatter_to_keys(const Band &b, const V *w, const V *x, const T *table, V *out) const {
+    out += 2 * b.low, table += 2 * row(b, b.low);
+    for (int64_t p = 0; p < depth_pairs; ++p, x += by_tile, table += by_row, out += by_place)
+      for (int64_t n = 0; n < b.count(); ++n) {
+        const T *y = table + 2 * n;
+        V sums[2] = {out[2 * n], out[2 * n + 1]};
+#pragma GCC unroll 4
+        for (int t = 0; t < TILE; ++t) {
+          V weight = w[n * TILE + t];
+          keep(weight);
+          sums[0] += weight * (x[2 * t] + y[-2 * t]);
+          sums[1] += weight * (x[2 * t + 1] + y[1 - 2 * t]);
+        }
+        out[2 * n] = sums[0], out[2 * n + 1] = sums[1];
+      }
   }
 
   void backward_tile(const Inputs &in, const Group &g, const Band &b, Shared &s, Gradients &d,
                      const View &q_grad) const {
     const T content_scale = in.scale[g.head];
-    const V *content = d.content.at + b.query * values, *position = d.position.at + b.query * values;
-    const V *q = s.q.at + b.query * depth;
-    V inverse[TILE], *w = s.weights.at, *p = d.logits.at;
-    logits(b, s.q.at, s.keys(*this), s.scaled.at, s.rq.at, s.rk.at, w);
-    soften(b, w, inverse, true);
-    weight_gradients(b, content, position, s.v.at, s.rv.at, p);
-    for (int t = 0; t < TILE; ++t) {
-      V total = {}, all = {}, *x = p + t * line, *y = w + t * line;
-      for (int64_t n = PAD; n < PAD + b.high - b.low; ++n) {
-        total += x[n] * y[n];
-        all += y[n];
+    const int64_t slot = slot_of(g.head);
+    V *rq = d.rq.first + slot * depth_pairs * by_row;
+    V *rk = d.rk.first + slot * depth_pairs * by_row;
+    V *rv = d.rv.first + slot * value_pairs * by_row;
+    const V *content = d.content.first, *position = d.position.first, *q = s.q.first;
+    V inverse[TILE], *w = s.weights.first, *p = d.logits.first;
+    weights_of(b, s, inverse);
+    weight_gradients(b, content, position, s.v.first, s.of_v, p);
+    V total[TILE] = {}, all[TILE] = {};
+    for (int64_t n = 0; n < b.count() * TILE; n += TILE)
+#pragma GCC unroll 4
+      for (int t = 0; t < TILE; ++t) {
+        const V y = w[n + t] *= inverse[t];
+        total[t] += p[n + t] * y;
+        all[t] += y;
       }
+    for (int t = 0; t < TILE; ++t)
       // By the weights' sum as rounded, so that the gradients of a query's logits add up to 0.
-      if (b.query + t < length) total /= all;
-      for (int64_t n = 0; n < PAD; ++n) x[n] = V{};
-      for (int64_t n = PAD; n < PAD + b.high - b.low; ++n) x[n] = (x[n] - total) * y[n];
-      for (int64_t n = PAD + b.high - b.low; n < 2 * PAD + b.high - b.low; ++n) x[n] = V{};
-    }
-    spread_by_key(b, w, content, values, d.v.at);
-    spread_by_row(b, w, position, values, false, d.rv.at);
+      if (b.query + t < length) total[t] /= all[t];
+    for (int64_t n = 0; n < b.count() * TILE; n += TILE)
+#pragma GCC unroll 4
+      for (int t = 0; t < TILE; ++t) p[n + t] = (p[n + t] - total[t]) * w[n + t];
+    clear_pads(b, p);
 
-    V *by_key = d.q.at, *by_row = d.q.at + TILE * depth, *tile = d.tile.at;
+    // Rows: the first is that of the last query and the first key.
+    const int64_t first = 2 * (row(b, b.low) - (TILE - 1)), met = b.count() + TILE - 1;
+    const int64_t before = (TILE - 1) * TILE;
+    const V *tile = q + 2 * b.query;
+    content += 2 * b.query, position += 2 * b.query;
+    V *of_v = d.v.first + 2 * b.low;
+    scatter<1, false>(w, content, by_place, b.count(), value_pairs, of_v, by_place);
+    scatter<TILE + 1, false>(w - before, position, by_place, met, value_pairs, rv + first, by_row);
+    V *by_key = d.q.at, *by_table = d.q.at + depth_pairs * by_tile;
     // The query's table is scaled already, the keys are not.
-    weigh_all(b, p, s.keys(*this), s.rq.at, depth, by_key, by_row);
+    weigh_all(b, p, s.k.first, s.of_q, depth_pairs, by_key, by_table);
     V of_scale = {};
-    for (int64_t n = 0; n < TILE * depth; ++n) {
-      of_scale += q[n] * by_key[n];
-      by_key[n] = by_key[n] * content_scale + by_row[n];
-      tile[n] = q[n] * content_scale;
+    for (int64_t n = 0; n < depth_pairs * by_tile; ++n) {
+      const V x = tile[n / by_tile * by_place + n % by_tile];
+      of_scale += x * by_key[n];
+      by_key[n] = by_key[n] * content_scale + by_table[n];
+      d.scaled.at[n] = x * content_scale;
     }
-    d.scale += sum(of_scale);
-    unpack(q_grad, g, b.query, std::min<int64_t>(TILE, length - b.query), depth, by_key);
-    spread_to_keys(b, p, tile, s.rk.at, d.k.at);
-    spread_by_row(b, p, q, depth, false, d.rq.at);
+    d.scale[slot] += sum(of_scale);
+    unpack(q_grad, g, b.query, std::min<int64_t>(TILE, length - b.query), depth, by_key,
+           {2, by_tile});
+    scatter_to_keys(b, p, d.scaled.at, s.of_k, d.k.first);
+    scatter<TILE + 1, false>(p - before, tile, by_place, met, depth_pairs, rq + first, by_row);
     // Row n meets key b.low - (TILE - 1) + n of the first query, the next one of the second.
-    spread_by_row(b, p, s.keys(*this) + (b.low - (TILE - 1)) * depth, depth, true, d.rk.at);
+    scatter<TILE + 1, true>(p - before, s.k.first + 2 * (b.low - (TILE - 1)), by_place, met,
+                            depth_pairs, rk + first, by_row);
   }
 
-  // Adds up the lanes of a table's gradient and clears it.
-  void flush(Vectors &table, int64_t channels, T *out) const {
-    for (int64_t n = 0; n < rows * channels; ++n) {
-      V &x = table.at[PAD * channels + n];
-      out[n] += sum(x);
+  // Adds up the lanes of a head's gradients of the tables, clears them, and the one of the scale.
+  void flush(Gradients &d, int64_t slot, T *out) const {
+    for (Rows<Vectors> *table : {&d.rq, &d.rk, &d.rv}) {
+      const int64_t channels = table == &d.rv ? values : depth, pairs = (channels + 1) / 2;
+      V *from = table->first + slot * pairs * by_row;
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < channels; ++c) {
+          V &x = from[c / 2 * by_row + 2 * r + c % 2];
+          *out++ = sum(x), x = V{};
+        }
     }
-    std::memset(table.data, 0, (rows + 2 * PAD) * channels * sizeof(V));
+    *out = T(d.scale[slot]), d.scale[slot] = 0;
   }
 
   int backward(const Inputs &in, const View &content_grad, const View &position_grad,
                const Outputs &out) const {
     const int64_t table = rows * depth, value_table = rows * values;
     const int64_t slot = 2 * table + value_table + 1;
-    // Threads take the tasks in order, so thread + head is another number for each pair in use.
-    const int64_t slots = sizes.threads + sizes.heads;
+    // Threads take the tasks in order: head by head, thread + head is another number for each pair
+    // in use.
+    const int64_t slots = sizes.threads * held + sizes.heads;
     Scalars partial(slots * slot);
     std::vector<int64_t> head_of(slots, -1);
     if (!partial.at) return 1;
@@ -434,26 +543,25 @@ struct Attention : Strips<T, W> {
         failed = 1;
         return;
       }
+      const auto finish = [&](int64_t head) {
+        const int64_t n = thread * held + head;
+        head_of[n] = head;
+        flush(d, slot_of(head), partial.at + n * slot);
+      };
       for (int64_t task = first; task < last; ++task) {
         const Group g = group(task);
         load(in, g, s);
-        pack(content_grad, g, values, false, d.content.at);
-        pack(position_grad, g, values, false, d.position.at);
-        std::memset(d.k.data, 0, length * depth * sizeof(V));
-        std::memset(d.v.data, 0, length * values * sizeof(V));
+        pack(content_grad, g, values, false, d.content.first, {2, by_place});
+        pack(position_grad, g, values, false, d.position.first, {2, by_place});
+        std::memset(d.k.data, 0, depth_pairs * by_place * sizeof(V));
+        std::memset(d.v.data, 0, value_pairs * by_place * sizeof(V));
         for (int64_t i = 0; i < length; i += TILE) backward_tile(in, g, band(i), s, d, *out.q);
-        unpack(*out.k, g, 0, length, depth, d.k.at);
-        unpack(*out.v, g, 0, length, values, d.v.at);
-        if (task + 1 == last || group(task + 1).head != g.head) {
-          T *to = partial.at + (thread + g.head) * slot;
-          head_of[thread + g.head] = g.head;
-          flush(d.rq, depth, to);
-          flush(d.rk, depth, to + table);
-          flush(d.rv, values, to + 2 * table);
-          to[slot - 1] = T(d.scale);
-          d.scale = 0;
-        }
+        unpack(*out.k, g, 0, length, depth, d.k.first, {2, by_place});
+        unpack(*out.v, g, 0, length, values, d.v.first, {2, by_place});
+        if (!by_strips && (task + 1 == last || group(task + 1).head != g.head)) finish(g.head);
       }
+      if (by_strips)
+        for (int64_t head = 0; head < sizes.heads; ++head) finish(head);
     });
     if (failed) return failed;
     collect(in, partial.at, head_of, out);

@@ -55,7 +55,7 @@ struct Moments : Strips<T, W> {
 
   // Reads a group into [place][channel]; lanes without a strip are zero and so count nothing.
   void load(const View &view, const Group &g, V *narrow, Wide *out) const {
-    pack(view, g, depth, false, narrow);
+    pack(view, g, depth, false, narrow, {depth, 2});
     for (int64_t n = 0; n < length * depth; ++n) out[n] = __builtin_convertvector(narrow[n], Wide);
   }
 
@@ -184,7 +184,7 @@ struct Moments : Strips<T, W> {
       }
       V *narrow = s.narrow.at;
       for (int64_t d = 0; d < depth; ++d) narrow[d] = __builtin_convertvector(out[d], V);
-      unpack(grad, g, i, 1, depth, narrow);
+      unpack(grad, g, i, 1, depth, narrow, {depth, 2});
     });
   }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #ifdef _OPENMP
@@ -42,6 +43,14 @@ struct Memory {
   ~Memory() { std::free(data); }
 };
 
+// Lanes of two vectors, by their numbers. GCC before 12 has them go through memory where the result
+// has another size.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define AXIAL_SHUFFLE __builtin_shufflevector
+#endif
+#endif
+
 // W strips of one head side by side, each in its own lane.
 template <class T, int W>
 struct Strips {
@@ -71,14 +80,20 @@ struct Strips {
   // Swaps, of two rows, the blocks of S lanes off the diagonal: one step of a transpose.
   template <int S>
   static void exchange(V &a, V &b) {
+    exchange<S>(a, b, std::make_integer_sequence<int, W>());
+  }
+
+  template <int S, int... w>
+  static void exchange(V &a, V &b, std::integer_sequence<int, w...>) {
+#ifdef AXIAL_SHUFFLE
+    V first = AXIAL_SHUFFLE(a, b, ((w & S) ? W + w - S : w)...);
+    V second = AXIAL_SHUFFLE(a, b, ((w & S) ? W + w : w + S)...);
+#else
     typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
     typedef Index I __attribute__((vector_size(W * sizeof(T))));
-    I low, high;
-    for (int w = 0; w < W; ++w) {
-      low[w] = (w & S) ? W + w - S : w;
-      high[w] = (w & S) ? W + w : w + S;
-    }
-    V first = __builtin_shuffle(a, b, low), second = __builtin_shuffle(a, b, high);
+    V first = __builtin_shuffle(a, b, I{((w & S) ? W + w - S : w)...});
+    V second = __builtin_shuffle(a, b, I{((w & S) ? W + w : w + S)...});
+#endif
     a = first, b = second;
   }
 
@@ -94,73 +109,112 @@ struct Strips {
     int64_t head, first, count;
   };
 
+  // Where vectors lie: channel c of a place at `place * place + c / 2 * pair + c % 2`.
+  struct Layout {
+    int64_t place, pair;
+  };
+
   static T *origin(const View &view, const Sizes &sizes, int64_t head, int64_t strip) {
     return static_cast<T *>(view.data) + (strip / sizes.strips) * view.batch +
            (strip % sizes.strips) * view.strip + head * view.head;
   }
 
-  // Reads a group into [place][channel]; lanes without a strip repeat the last, or are zero.
-  void pack(const View &view, const Group &group, int64_t channels, bool repeat, V *out) const {
+  // Four numbers from each fourth lane, as one vector.
+  static V gather(const T *const *lane, int64_t at) {
+    Four x[W / 4];
+    for (int n = 0; n < W / 4; ++n) x[n] = *reinterpret_cast<const Four *>(lane[4 * n] + at);
+#ifdef AXIAL_SHUFFLE
+    if constexpr (W == 8) return AXIAL_SHUFFLE(x[0], x[1], 0, 1, 2, 3, 4, 5, 6, 7);
+    if constexpr (W == 16) {
+      auto low = AXIAL_SHUFFLE(x[0], x[1], 0, 1, 2, 3, 4, 5, 6, 7);
+      auto high = AXIAL_SHUFFLE(x[2], x[3], 0, 1, 2, 3, 4, 5, 6, 7);
+      return AXIAL_SHUFFLE(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    }
+#endif
+    V all;
+    std::memcpy(&all, x, sizeof all);
+    return all;
+  }
+
+  // The way back.
+  static void scatter(const V &x, T *const *lane, int64_t at) {
+    Four part[W / 4];
+#ifdef AXIAL_SHUFFLE
+    part[0] = AXIAL_SHUFFLE(x, x, 0, 1, 2, 3);
+    if constexpr (W >= 8) part[1] = AXIAL_SHUFFLE(x, x, 4, 5, 6, 7);
+    if constexpr (W >= 16) {
+      part[2] = AXIAL_SHUFFLE(x, x, 8, 9, 10, 11);
+      part[3] = AXIAL_SHUFFLE(x, x, 12, 13, 14, 15);
+    }
+#else
+    std::memcpy(part, &x, sizeof x);
+#endif
+    for (int n = 0; n < W / 4; ++n) *reinterpret_cast<Four *>(lane[4 * n] + at) = part[n];
+  }
+
+  // Reads a group; lanes without a strip repeat the last, or are zero.
+  void pack(const View &view, const Group &group, int64_t channels, bool repeat, V *out,
+            Layout layout) const {
     const T *lane[W];
     for (int w = 0; w < W; ++w) {
       int64_t strip = group.first + std::min<int64_t>(w, group.count - 1);
       lane[w] = origin(view, sizes, group.head, strip);
     }
-    for (int64_t place = 0; place < length; ++place, out += channels) {
+    for (int64_t place = 0; place < length; ++place, out += layout.place) {
       int64_t at = place * view.place, c = 0;
       if (view.channel == 1) {
         for (; c + 4 <= channels; c += 4) {
           V x[4];
-          for (int n = 0; n < 4; ++n)
-            for (int w = 0; w < W; w += 4) {
-              Four four = *reinterpret_cast<const Four *>(lane[w + n] + at + c);
-              std::memcpy(reinterpret_cast<T *>(&x[n]) + w, &four, sizeof four);
-            }
+          for (int n = 0; n < 4; ++n) x[n] = gather(lane + n, at + c);
           transpose(x);
-          for (int n = 0; n < 4; ++n) out[c + n] = x[n];
+          V *to = out + c / 2 * layout.pair;
+          to[0] = x[0], to[1] = x[1], to += layout.pair, to[0] = x[2], to[1] = x[3];
         }
       }
-      for (; c < channels; ++c)
-        for (int w = 0; w < W; ++w) out[c][w] = lane[w][at + c * view.channel];
-      if (!repeat)
+      for (; c < channels; ++c) {
+        V &x = out[c / 2 * layout.pair + c % 2];
+        for (int w = 0; w < W; ++w) x[w] = lane[w][at + c * view.channel];
+      }
+      if (!repeat && group.count < W)
         for (c = 0; c < channels; ++c)
-          for (int w = group.count; w < W; ++w) out[c][w] = 0;
+          for (int w = group.count; w < W; ++w) out[c / 2 * layout.pair + c % 2][w] = 0;
     }
   }
 
-  // Writes [place][channel] of `count` places from `place` on.
+  // Writes `count` places from `place` on.
   void unpack(const View &view, const Group &group, int64_t place, int64_t count, int64_t channels,
-              const V *in) const {
+              const V *in, Layout layout) const {
     T *lane[W];
     for (int w = 0; w < group.count; ++w)
       lane[w] = origin(view, sizes, group.head, group.first + w);
-    for (int64_t n = 0; n < count; ++n, in += channels) {
+    const bool whole = view.channel == 1 && group.count == W;
+    for (int64_t n = 0; n < count; ++n, in += layout.place) {
       int64_t at = (place + n) * view.place, c = 0;
-      if (view.channel == 1) {
+      if (whole) {
         for (; c + 4 <= channels; c += 4) {
-          V x[4] = {in[c], in[c + 1], in[c + 2], in[c + 3]};
+          const V *from = in + c / 2 * layout.pair;
+          V x[4] = {from[0], from[1], from[layout.pair], from[layout.pair + 1]};
           transpose(x);
-          for (int w = 0; w < group.count; ++w) {
-            Four four;
-            std::memcpy(&four, reinterpret_cast<T *>(&x[w % 4]) + w / 4 * 4, sizeof four);
-            *reinterpret_cast<Four *>(lane[w] + at + c) = four;
-          }
+          for (int m = 0; m < 4; ++m) scatter(x[m], lane + m, at + c);
         }
       }
-      for (; c < channels; ++c)
-        for (int w = 0; w < group.count; ++w) lane[w][at + c * view.channel] = in[c][w];
+      for (; c < channels; ++c) {
+        const V &x = in[c / 2 * layout.pair + c % 2];
+        for (int w = 0; w < group.count; ++w) lane[w][at + c * view.channel] = x[w];
+      }
     }
   }
 
   int64_t groups() const { return (sizes.batches * sizes.strips + W - 1) / W; }
 
-  Group group(int64_t task) const {
-    int64_t per_head = groups(), first = task % per_head * W;
-    return {task / per_head, first,
-            std::min<int64_t>(W, sizes.batches * sizes.strips - first)};
+  // The n-th group of a head's.
+  Group group(int64_t head, int64_t n) const {
+    return {head, n * W, std::min<int64_t>(W, sizes.batches * sizes.strips - n * W)};
   }
 
-  // Runs `work(thread, first task, last task)` on all threads, tasks in order of heads.
+  Group group(int64_t task) const { return group(task / groups(), task % groups()); }
+
+  // Runs `work(thread, first task, last task)` on all threads.
   template <class Work>
   void divide(Work work) const {
     const int64_t tasks = groups() * sizes.heads;
