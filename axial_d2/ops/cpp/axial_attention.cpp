@@ -49,11 +49,18 @@ struct Attention : Strips<T, W> {
         value_pairs((values + 1) / 2),
         rows(2 * s.length - 1),
         keys(std::min(s.length, 2 * s.half + TILE) + 1),
-        by_place(2 * (s.length + 2 * PAD)),
+        by_place(apart(2 * (s.length + 2 * PAD))),
         by_row(2 * (rows + 2 * PAD)),
         by_tile(2 * TILE),
         by_strips(this->groups() > s.heads),
         held(by_strips ? s.heads : 1) {}
+
+  // At least so many vectors, and an odd number of the cache's lines: at powers of two the pairs
+  // would drive each other out.
+  static int64_t apart(int64_t count) {
+    while (count * sizeof(V) / 64 % 2 == 0 || count * sizeof(V) % 64) ++count;
+    return count;
+  }
 
   Group group(int64_t task) const {
     const int64_t many = this->groups(), heads = sizes.heads;
