@@ -75,9 +75,8 @@ _ALL = (
     "growth --repeats 3",
     "model --repeats 3",
 )
-
-
 _EVERYTHING = "What docs/speed.md has; tens of minutes on two cores."
+
 # Options that say how is measured, or that the record has already.
 _NOT_OF_THE_CONTEST = {
     "what", "size", "repeats", "threads", "json", "no_memory", "only_memory_of"
@@ -227,11 +226,11 @@ def _lines(options: argparse.Namespace, arguments: list[str]) -> list[list[str]]
     """The command lines of single contests."""
     if options.what != "all":
         return [arguments]
-    common = ["--no-memory"] * options.no_memory + ["--no-compiler"] * options.no_compiler
+    flags = ("no_memory", "no_compiler", "default_allocator")
+    common = [f"--{flag.replace('_', '-')}" for flag in flags if getattr(options, flag)]
     for name in ("threads", "repeats"):
         if getattr(options, name):
             common += [f"--{name}", str(getattr(options, name))]
-    common += ["--default-allocator"] * options.default_allocator
     lines = [line.split() for line in _ALL]
     return [[*words, *common] for words in lines if words[0] in (options.only or CONTESTS)]
 

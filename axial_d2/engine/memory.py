@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     A step on the CPU frees and takes the same few megabytes thousands of times. Handed back, each
     page comes anew from the system with its first touch: 6 to 7 % of the quickstart's step, and a
-    quarter of that of the COCO pictures, whose logits of 133 classes are 87 MB, and more than half
+    quarter of that of the COCO pictures, whose logits of 133 classes are 87 MB, and about half
     of the time for a picture of 1025x2049 pixels (docs/speed.md). The process then keeps nearly the
     largest memory it has needed, up to 2 GB, and a little more for the gaps.
 

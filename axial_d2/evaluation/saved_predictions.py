@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 _ZIP_ERRORS = (
     zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError,
-    RuntimeError,  # of an encrypted one, and (NotImplementedError) of an unknown method
+    RuntimeError,  # of an encrypted one, or of an unknown method
 )  # fmt: skip
 _ANNOTATION = {"image_id": (int, str), "file_name": str, "segments_info": list}
 _SEGMENT = {"id": int, "category_id": int}

@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from axial_d2 import ops
-from axial_d2.layers.folding import (
-    Folding,
-    is_plain,
-    may_fold,
-    running_affine,
-    sources_of,
-)
+from axial_d2.layers.folding import Folding, is_plain, may_fold, running_affine, sources_of
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.pointwise import pointwise
 from axial_d2.layers.position_table import RelativePositionTable

@@ -57,14 +57,14 @@ class Folding:
         Returns:
             The result of `make`.
         """
-        kept = self._kept  # Read once and written once: several threads may be here.
+        kept = self._kept  # Read once: other threads write and clear it.
         if kept is not None and kept.state.is_still(sources):
             return kept.result
         if not _may_be_kept(sources):
             return make()
         state = _State.of(sources)  # First: another thread may write while this is made.
-        self._kept = _Made(state, make())
-        return self._kept.result
+        kept = self._kept = _Made(state, make())
+        return kept.result
 
     def __deepcopy__(self, memo: dict) -> "Folding":
         return Folding()
@@ -79,7 +79,8 @@ class _State(NamedTuple):
     Attributes:
         sources: tensors and numbers.
         tensors: those of the sources that hold real numbers; others count steps.
-        handles: of each; while they are here, no other tensor can get their memory.
+        handles: of each, so that the allocator gives their memory to no other tensor. On a device
+            they hold it after the module has moved, until the next forward pass or `clear`.
         marks: of each, see `_marks`.
         ends: of each its first and last number as bits; empty where they can't be read.
         bits: what stood there.

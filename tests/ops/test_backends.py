@@ -358,7 +358,7 @@ def test_torch_export_takes_a_layer() -> None:
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_few_strips_take_no_memory_for_windows_of_the_tables(gradients: bool) -> None:
-    """Of one strip and many heads they would be 25 times what the result needs."""
+    """Of one strip and many heads they would be 64 times what the result needs."""
     q, k = torch.randn(2, 1, 8, 64, 16)
     q.requires_grad_(gradients)
     v = torch.randn(1, 8, 64, 64)

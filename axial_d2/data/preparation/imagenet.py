@@ -2,7 +2,7 @@
 
 Expected below the root, as downloaded (https://image-net.org, after registration):
 
-    imagenet/train/nXXXXXXXX/*.JPEG            (ILSVRC2012_img_train.tar, its tars unpacked)
+    imagenet/train/n01440764/*.JPEG ...        (ILSVRC2012_img_train.tar, its tars unpacked)
     imagenet/val/ILSVRC2012_val_*.JPEG         (ILSVRC2012_img_val.tar)
     imagenet/ILSVRC2012_devkit_t12.tar.gz
 """
