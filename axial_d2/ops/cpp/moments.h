@@ -18,10 +18,49 @@ struct Moments : Strips<T, W> {
 
   // Of T, that is: GCC forgets the attribute on a type that no template's argument is part of.
   using Double = decltype(double(T()));
-  typedef Double Wide __attribute__((vector_size(W * sizeof(double))));
-  // Lanes are added up to so many before they are kept.
-  static constexpr int N = W < 4 ? W : 4;
+  // A register of doubles. Lanes are added up to so many before they are kept.
+  static constexpr int N = BYTES / sizeof(double), PARTS = W / N;
   typedef Double Part __attribute__((vector_size(N * sizeof(double))));
+  typedef T Narrow __attribute__((vector_size(N * sizeof(T))));
+
+  // All lanes. Not one vector of twice a register's width: compilers have it go through memory.
+  struct Wide {
+    Part part[PARTS];
+
+    Wide &operator+=(const Wide &other) { return *this = *this + other; }
+    friend Wide operator+(Wide a, const Wide &b) {
+      for (int n = 0; n < PARTS; ++n) a.part[n] += b.part[n];
+      return a;
+    }
+    friend Wide operator+(Wide a, double b) {
+      for (int n = 0; n < PARTS; ++n) a.part[n] += b;
+      return a;
+    }
+    friend Wide operator*(Wide a, const Wide &b) {
+      for (int n = 0; n < PARTS; ++n) a.part[n] *= b.part[n];
+      return a;
+    }
+    friend Wide operator*(Wide a, double b) {
+      for (int n = 0; n < PARTS; ++n) a.part[n] *= b;
+      return a;
+    }
+  };
+
+  static Wide widened(const V &x) {
+    Narrow parts[PARTS];
+    std::memcpy(parts, &x, sizeof x);
+    Wide all;
+    for (int n = 0; n < PARTS; ++n) all.part[n] = __builtin_convertvector(parts[n], Part);
+    return all;
+  }
+
+  static V narrowed(const Wide &x) {
+    Narrow parts[PARTS];
+    for (int n = 0; n < PARTS; ++n) parts[n] = __builtin_convertvector(x.part[n], Narrow);
+    V all;
+    std::memcpy(&all, parts, sizeof all);
+    return all;
+  }
 
   struct Wides : Memory {
     Wide *at;
@@ -41,9 +80,8 @@ struct Moments : Strips<T, W> {
         slot(2 + 2 * s.length * (depth + pairs)) {}
 
   static Part folded(const Wide &x) {
-    Part parts[W / N], total = {};
-    std::memcpy(parts, &x, sizeof x);
-    for (int n = 0; n < W / N; ++n) total += parts[n];
+    Part total = x.part[0];
+    for (int n = 1; n < PARTS; ++n) total += x.part[n];
     return total;
   }
 
@@ -56,7 +94,7 @@ struct Moments : Strips<T, W> {
   // Reads a group into [place][channel]; lanes without a strip are zero and so count nothing.
   void load(const View &view, const Group &g, V *narrow, Wide *out) const {
     pack(view, g, depth, false, narrow, {depth, 2});
-    for (int64_t n = 0; n < length * depth; ++n) out[n] = __builtin_convertvector(narrow[n], Wide);
+    for (int64_t n = 0; n < length * depth; ++n) out[n] = widened(narrow[n]);
   }
 
   // Adds a place's vector and products to sums, or takes them off.
@@ -183,7 +221,7 @@ struct Moments : Strips<T, W> {
         out[d] += line;
       }
       V *narrow = s.narrow.at;
-      for (int64_t d = 0; d < depth; ++d) narrow[d] = __builtin_convertvector(out[d], V);
+      for (int64_t d = 0; d < depth; ++d) narrow[d] = narrowed(out[d]);
       unpack(grad, g, i, 1, depth, narrow, {depth, 2});
     });
   }
