@@ -109,7 +109,7 @@ struct Strips {
     int64_t head, first, count;
   };
 
-  // Where vectors lie: channel c of a place at `place * place + c / 2 * pair + c % 2`.
+  // Where vectors lie: channel c of place n at `n * place + c / 2 * pair + c % 2`.
   struct Layout {
     int64_t place, pair;
   };
@@ -136,8 +136,8 @@ struct Strips {
     return all;
   }
 
-  // The way back.
-  static void scatter(const V &x, T *const *lane, int64_t at) {
+  // The way back, to the first `lanes`.
+  static void scatter(const V &x, T *const *lane, int64_t at, int64_t lanes) {
     Four part[W / 4];
 #ifdef AXIAL_SHUFFLE
     part[0] = AXIAL_SHUFFLE(x, x, 0, 1, 2, 3);
@@ -149,7 +149,8 @@ struct Strips {
 #else
     std::memcpy(part, &x, sizeof x);
 #endif
-    for (int n = 0; n < W / 4; ++n) *reinterpret_cast<Four *>(lane[4 * n] + at) = part[n];
+    for (int n = 0; n < W / 4; ++n)
+      if (4 * n < lanes) *reinterpret_cast<Four *>(lane[4 * n] + at) = part[n];
   }
 
   // Reads a group; lanes without a strip repeat the last, or are zero.
@@ -187,15 +188,14 @@ struct Strips {
     T *lane[W];
     for (int w = 0; w < group.count; ++w)
       lane[w] = origin(view, sizes, group.head, group.first + w);
-    const bool whole = view.channel == 1 && group.count == W;
     for (int64_t n = 0; n < count; ++n, in += layout.place) {
       int64_t at = (place + n) * view.place, c = 0;
-      if (whole) {
+      if (view.channel == 1) {
         for (; c + 4 <= channels; c += 4) {
           const V *from = in + c / 2 * layout.pair;
           V x[4] = {from[0], from[1], from[layout.pair], from[layout.pair + 1]};
           transpose(x);
-          for (int m = 0; m < 4; ++m) scatter(x[m], lane + m, at + c);
+          for (int m = 0; m < 4; ++m) scatter(x[m], lane + m, at + c, group.count - m);
         }
       }
       for (; c < channels; ++c) {
