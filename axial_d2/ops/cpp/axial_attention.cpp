@@ -37,7 +37,8 @@ struct Attention : Strips<T, W> {
   const int64_t depth, values, depth_pairs, value_pairs, rows, keys;
   const int64_t by_place, by_row, by_tile;  // From a pair of channels to the next.
   // The heads of a place lie in the same lines of the cache, so all of them come before the next
-  // strips. Where there are few strips, tables weigh more: a thread takes the heads one by one.
+  // strips. Where there are few strips to a thread, tables weigh more: it takes the heads one by
+  // one.
   const bool by_strips;
   const int64_t held;  // Heads whose tables a thread holds.
 
@@ -52,7 +53,7 @@ struct Attention : Strips<T, W> {
         by_place(apart(2 * (s.length + 2 * PAD))),
         by_row(2 * (rows + 2 * PAD)),
         by_tile(2 * TILE),
-        by_strips(this->groups() > s.heads),
+        by_strips(this->groups() > std::max(s.heads, 2 * s.threads)),
         held(by_strips ? s.heads : 1) {}
 
   // At least so many vectors, and an odd number of the cache's lines: at powers of two the pairs
@@ -79,10 +80,11 @@ struct Attention : Strips<T, W> {
     Places(const Attention &a, int64_t pairs)
         : Vectors(pairs * a.by_place), first(this->at + 2 * PAD) {}
   };
-  template <class Memory>
-  struct Rows : Memory {
-    decltype(Memory::at) first;
-    Rows(const Attention &a, int64_t pairs) : Memory(pairs * a.by_row), first(this->at + 2 * PAD) {}
+  template <class Entries>
+  struct Rows : Entries {
+    decltype(Entries::at) first;
+    Rows(const Attention &a, int64_t pairs)
+        : Entries(pairs * a.by_row), first(this->at + 2 * PAD) {}
   };
   struct Tile : Vectors {
     V *first;
