@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,16 @@ def results_and_gradients(inputs: list[Tensor], backend: str, **options) -> list
     return [*results, *torch.autograd.grad(sum(w.sum() for w in waves), inputs)]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @needs_compiler
-@pytest.mark.parametrize("strips", [1, 7, 8, 9, 17, 33])
+@pytest.mark.parametrize("strips", [1, 7, 8, 9, 17, 33, 70])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize(("length", "span"), [(1, None), (3, 3), (10, 5), (21, None), (22, 41)])
 def test_any_number_of_strips_and_threads(
@@ -52,12 +61,12 @@ def test_any_number_of_strips_and_threads(
 
 
 @needs_compiler
-@pytest.mark.parametrize("strips", [8, 100])  # Heads one by one, and strips by strips.
+@pytest.mark.parametrize("strips", [8, 300])  # Heads one by one, and strips by strips.
 @pytest.mark.parametrize("depth", [1, 2, 5, 8])
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("span", [None, 7])
 def test_single_precision_with_tables_of_each_head(
-    strips: int, depth: int, scaled: bool, span: int | None
+    two_threads: None, strips: int, depth: int, scaled: bool, span: int | None
 ) -> None:
     generator = torch.Generator().manual_seed(3)
     widths = (depth, depth, 2 * depth + 1)
@@ -136,6 +145,46 @@ def test_what_is_not_a_number_is_not_hidden(bad: float) -> None:
     for result in (content, position):
         wrong = ~result.isfinite()
         assert wrong[4, 1, 3].all() and wrong.sum() == result.shape[-1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("span", [None, 3])
+def test_logits_that_are_all_minus_infinity_give_no_number(span: int | None) -> None:
+    shapes = [(9, 1, 8, 1)] * 3 + [(15, 1)] * 3
+    inputs = [torch.zeros(s) for s in shapes]
+    inputs[0][4, 0, 3], inputs[1][4] = -1e30, 1e30
+    for backend in ("compiled", "reference"):
+        for result in ops.axial_attention(*inputs, span=span, backend=backend):
+            assert result[4, 0, 3].isnan().all() and result.isnan().sum() == 1
+
+
+@needs_compiler
+@pytest.mark.parametrize(("length", "span", "at"), [(18, 19, 13), (8, 1, 0), (9, 3, 8), (13, 5, 6)])
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_what_is_not_a_number_stays_within_the_span(
+    length: int, span: int, at: int, which: int
+) -> None:
+    """The one of all four queries from a multiple of four: they are worked on together."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(3, 1, length, d) for d in (2, 2, 3)] + [(2 * length - 1, d) for d in (2, 2, 3)]
+    inputs = [torch.randn(s, generator=generator) for s in shapes]
+    inputs[which][1, 0, at] = torch.nan
+    half, places = span // 2, torch.arange(length)
+    first = places[:, None] // 4 * 4
+    sees = (places >= first - half) & (places <= first + 3 + half)  # [query][key]
+    wrong = places == at if which == 0 else sees[:, at]  # Of the queries.
+    inputs = [t.requires_grad_() for t in inputs]
+    content, position, *gradients = results_and_gradients(inputs, "compiled", span=span)
+    results = [content, position] if which < 2 else [content]
+    assert all((r[1, 0].isnan().any(dim=-1) <= wrong).all() for r in results)
+    assert all(r[1, 0, max(0, at - half) : at + half + 1].isnan().any() for r in results)
+    for gradient in gradients[:3]:
+        reached = wrong if gradient is gradients[0] else sees[wrong].any(dim=0)
+        assert (gradient[1, 0].isnan().any(dim=-1) <= reached).all()
+        assert gradient[[0, 2]].isfinite().all()
+    if which == 0:  # Its weights are no numbers, those outside the span remain zero.
+        beyond = (places - at).abs() > half
+        assert gradients[2][1, 0, beyond].isfinite().all()
 
 
 @needs_compiler

@@ -31,18 +31,18 @@ struct Attention : Strips<T, W> {
   using Vectors = typename Base::Vectors;
   using Scalars = typename Base::Scalars;
   using Group = typename Base::Group;
-  using Layout = typename Base::Layout;
   using Base::divide, Base::length, Base::pack, Base::sizes, Base::sum, Base::unpack;
 
   const int64_t depth, values, depth_pairs, value_pairs, rows, keys;
   const int64_t by_place, by_row, by_tile;  // From a pair of channels to the next.
-  // The heads of a place lie in the same lines of the cache, so all of them come before the next
-  // strips. Where there are few strips to a thread, tables weigh more: it takes the heads one by
-  // one.
+  // Where channels lie together, the heads of a place share lines of the cache: so all of them come
+  // before the next strips. Where a thread has few groups of strips, the tables of all heads weigh
+  // more, and it takes the heads one by one.
   const bool by_strips;
   const int64_t held;  // Heads whose tables a thread holds.
 
-  explicit Attention(const Sizes &s)
+  // `few`: groups to a thread that don't pay for the tables of all heads.
+  Attention(const Sizes &s, int64_t few)
       : Base(s),
         depth(s.depth),
         values(s.value_depth),
@@ -53,7 +53,7 @@ struct Attention : Strips<T, W> {
         by_place(apart(2 * (s.length + 2 * PAD))),
         by_row(2 * (rows + 2 * PAD)),
         by_tile(2 * TILE),
-        by_strips(this->groups() > std::max(s.heads, 2 * s.threads)),
+        by_strips(this->groups() > std::max(s.heads, few * s.threads)),
         held(by_strips ? s.heads : 1) {}
 
   // At least so many vectors, and an odd number of the cache's lines: at powers of two the pairs
@@ -74,7 +74,8 @@ struct Attention : Strips<T, W> {
 
   // ---- memory -------------------------------------------------------------------------------
 
-  // [pair][place][2], [pair][row][2], [key][query]: PAD zeros before and behind.
+  // [pair][place][2], [pair][row][2], [key][query], each with room for PAD more at either end: zeros
+  // there, but in sums over rows, which are not read there.
   struct Places : Vectors {
     V *first;
     Places(const Attention &a, int64_t pairs)
@@ -104,7 +105,8 @@ struct Attention : Strips<T, W> {
       // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the last bits.
       V shifted = x * 1.44269504f + 12582912.0f;
       V r = x - (shifted - 12582912.0f) * 0.693147182f;
-      // (exp(r) - 1 - r) / r^2 up to half of log 2, to 2e-9 of exp.
+      // (exp(r) - 1 - r) / r^2 up to half of log 2. As x is not exact either, one number for log 2
+      // will do: with it, exp is off by up to 5e-8, 3e-7 of itself (4e-6 without FMA, at -87).
       V p = r * 1.381453942e-03f + 8.368745446e-03f;
       p = p * r + 4.166838899e-02f;
       p = p * r + 1.666652113e-01f;
@@ -183,9 +185,9 @@ struct Attention : Strips<T, W> {
             for (int m = 0; m < 2; ++m) {
               const int t = m - n;
               if (t < 0 || t >= TILE) continue;
-              const V key = m ? k1 : k0;
-              sums[m][t] += of_q[2 * t + c] * ((SCALED ? s[2 * m + c] : key) + x0);
-              sums[m][t] += key * y0;
+              const V own = m ? k1 : k0;
+              sums[m][t] += of_q[2 * t + c] * ((SCALED ? s[2 * m + c] : own) + x0);
+              sums[m][t] += own * y0;
             }
           }
         }
@@ -237,12 +239,12 @@ struct Attention : Strips<T, W> {
     for (int n = 0; n < PAD * TILE; ++n) x[n - PAD * TILE] = x[b.count() * TILE + n] = V{};
   }
 
-  // Turns logits into weights that are zero outside the band; `inverse` one over their sums. Those
-  // of queries past the end are all zero.
+  // Turns logits into weights that are zero outside the band; `inverse` one over their sums. Of
+  // queries past the end both are zero.
   void soften(const Band &b, V *x, V (&inverse)[TILE]) const {
     V most[TILE], total[TILE] = {};
     for (int t = 0; t < TILE; ++t) {
-      set_outside(b, t, x, std::numeric_limits<T>::lowest());
+      set_outside(b, t, x, -std::numeric_limits<T>::infinity());
       most[t] = x[t];
     }
     for (int64_t j = 1; j < b.count(); ++j)
@@ -257,17 +259,17 @@ struct Attention : Strips<T, W> {
       }
     for (int t = 0; t < TILE; ++t) {
       set_outside(b, t, x, 0);
-      inverse[t] = T(1) / total[t];
+      inverse[t] = b.query + t < length ? T(1) / total[t] : V{};
     }
     clear_pads(b, x);
   }
 
   // sums[query][channel] += sums over keys, or rows of a table, of weights times vectors. STEP: from
   // a query's weight to the next one's, TILE + 1 with rows: row r meets key r + t of query t. Two at
-  // a time, so that sums wait less for each other; beyond an odd count weights are zero.
+  // a time, so that sums wait less for each other.
   template <int STEP, class X>
   static void weigh(const V *w, const X *x, int64_t count, V (&sums)[TILE][2]) {
-    for (int64_t n = 0; n < count; n += 2, w += 2 * TILE, x += 4) {
+    for (; count > 1; count -= 2, w += 2 * TILE, x += 4) {
       V x0 = spread(x[0]), x1 = spread(x[1]), y0 = spread(x[2]), y1 = spread(x[3]);
       keep(x0), keep(x1), keep(y0), keep(y1);
 #pragma GCC unroll 4
@@ -277,6 +279,9 @@ struct Attention : Strips<T, W> {
         sums[t][0] += a * x0 + b * y0, sums[t][1] += a * x1 + b * y1;
       }
     }
+    if (count == 0) return;
+    const V x0 = spread(x[0]), x1 = spread(x[1]);
+    for (int t = 0; t < TILE; ++t) sums[t][0] += w[t * STEP] * x0, sums[t][1] += w[t * STEP] * x1;
   }
 
   // Weighted sums of keys' vectors and of a table's rows, [pair][query][2]; without `position`
@@ -362,7 +367,7 @@ struct Attention : Strips<T, W> {
   }
 
   int forward(const Inputs &in, const View &content, const View &position) const {
-    int failed = 0;
+    std::atomic<int> failed{0};
     divide([&](int64_t, int64_t first, int64_t last) {
       Shared s(*this);
       Vectors out(2 * value_pairs * by_tile);
@@ -476,6 +481,8 @@ struct Attention : Strips<T, W> {
     V inverse[TILE], *w = s.weights.first, *p = d.logits.first;
     weights_of(b, s, inverse);
     weight_gradients(b, content, position, s.v.first, s.of_v, p);
+    // Here and below: what is not finite goes no further than the band.
+    for (int t = 0; t < TILE; ++t) set_outside(b, t, p, 0);
     V total[TILE] = {}, all[TILE] = {};
     for (int64_t n = 0; n < b.count() * TILE; n += TILE)
 #pragma GCC unroll 4
@@ -484,12 +491,15 @@ struct Attention : Strips<T, W> {
         total[t] += p[n + t] * y;
         all[t] += y;
       }
-    for (int t = 0; t < TILE; ++t)
+    for (int t = 0; t < TILE; ++t) {
+      set_outside(b, t, w, 0);
       // By the weights' sum as rounded, so that the gradients of a query's logits add up to 0.
       if (b.query + t < length) total[t] /= all[t];
+    }
     for (int64_t n = 0; n < b.count() * TILE; n += TILE)
 #pragma GCC unroll 4
       for (int t = 0; t < TILE; ++t) p[n + t] = (p[n + t] - total[t]) * w[n + t];
+    for (int t = 0; t < TILE; ++t) set_outside(b, t, p, 0);
     clear_pads(b, p);
 
     // Rows: the first is that of the last query and the first key.
@@ -538,13 +548,13 @@ struct Attention : Strips<T, W> {
                const Outputs &out) const {
     const int64_t table = rows * depth, value_table = rows * values;
     const int64_t slot = 2 * table + value_table + 1;
-    // Threads take the tasks in order: head by head, thread + head is another number for each pair
+    // Threads take the tasks in order, so head by head thread + head is another number for each pair
     // in use.
-    const int64_t slots = sizes.threads * held + sizes.heads;
+    const int64_t slots = sizes.threads * held + (by_strips ? 0 : sizes.heads);
     Scalars partial(slots * slot);
     std::vector<int64_t> head_of(slots, -1);
     if (!partial.at) return 1;
-    int failed = 0;
+    std::atomic<int> failed{0};
     divide([&](int64_t thread, int64_t first, int64_t last) {
       Shared s(*this);
       Gradients d(*this);
@@ -606,7 +616,7 @@ struct Attention : Strips<T, W> {
 
 template <class T, int W>
 int run_forward(const Sizes &sizes, const View *views, const T *const *tables, const View *results) {
-  Attention<T, W> attention(sizes);
+  Attention<T, W> attention(sizes, 2);
   return attention.forward({views, views + 1, views + 2, tables[0], tables[1], tables[2], tables[3]},
                            results[0], results[1]);
 }
@@ -614,7 +624,8 @@ int run_forward(const Sizes &sizes, const View *views, const T *const *tables, c
 template <class T, int W>
 int run_backward(const Sizes &sizes, const View *views, const T *const *tables, const View *grads,
                  T *const *table_grads) {
-  Attention<T, W> attention(sizes);
+  // A thread's sums for the tables are at most a quarter of what q, k, v and their gradients take.
+  Attention<T, W> attention(sizes, 8);
   return attention.backward(
       {views, views + 1, views + 2, tables[0], tables[1], tables[2], tables[3]}, views[3], views[4],
       {grads, grads + 1, grads + 2, table_grads[0], table_grads[1], table_grads[2],
@@ -626,7 +637,7 @@ int run_backward(const Sizes &sizes, const View *views, const T *const *tables, 
 extern "C" {
 
 // views: q, k, v; tables: rq, rk, rv, scale; results: content, position (or their sum, and null).
-// Returns 0, or 1 where there was no memory.
+// Returns 0, or 1 where there was no memory for vectors and tables.
 int forward_float(const Sizes *sizes, const View *views, const float *const *tables,
                   const View *results) {
   return run_forward<float, BYTES / 4>(*sizes, views, tables, results);

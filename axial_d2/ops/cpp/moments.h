@@ -153,7 +153,7 @@ struct Moments : Strips<T, W> {
     const int64_t slots = sizes.threads + sizes.heads;  // see Attention::backward
     std::vector<int64_t> head_of(slots, -1);
     std::vector<double> partial(slots * slot);
-    int failed = 0;
+    std::atomic<int> failed{0};
     divide([&](int64_t thread, int64_t first, int64_t last) {
       Work s(*this);
       Parts by_place(slot);
@@ -227,7 +227,7 @@ struct Moments : Strips<T, W> {
   }
 
   int backward(const View &q, const View &k, const double *const *sums, const View *grads) const {
-    int failed = 0;
+    std::atomic<int> failed{0};
     divide([&](int64_t, int64_t first, int64_t last) {
       Work s(*this);
       if (!s.complete()) {
