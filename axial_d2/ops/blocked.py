@@ -3,35 +3,26 @@
 The logits of a few strips stay in cache, are never kept, and are computed again in the backward
 pass (the plan of FlashAttention): memory does not grow with B L^2.
 
-A block has b strips of some heads, I queries of each and the J keys that they see: under a span no
-others. A relative term needs, for a pair, the row of its distance. For one query of all strips the
-rows are a window of the table, and the term is a product of matrices. For the keys this would give
-a map that lies the wrong way round; their products with all I + J - 1 rows hold it along diagonals,
-a view. How both lie: `ops/blocks.py`.
+A block has b strips of one head, I queries of each and the J keys that they see: under a span no
+others. How it lies: `ops/blocks.py`.
 
-Heads come first, (G, B, L, D): each head has tables of its own once the norm's scales are folded
-into them.
+Heads come first, (G, B, L, D), with whatever strides: each head has tables of its own once the
+norm's scales are folded into them.
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from axial_d2.ops import block_moments, moments, reference
-from axial_d2.ops.blocks import Block, Maps, buffers_for
+from axial_d2.ops import block_moments, blocks, moments, reference
+from axial_d2.ops.blocks import Maps, even_slices
 from axial_d2.ops.products import product
-from axial_d2.ops.reference import at_least_single, no_autocast
+from axial_d2.ops.reference import at_least_single, half_span, no_autocast
 
-# Floats in the logits of one block; four times as many are in use. All strips of one head at length
-# 56. Measured on two cores with half a megabyte of second cache each: half or twice as many are
-# slower.
-BLOCK_FLOATS = 3 << 16
-# Queries of a block under a span: more see more keys that are not theirs, fewer make products too
-# small to be fast. Without a span a block has the whole strip.
-BLOCK_QUERIES = 64
 # Floats in one term of the logits whose moments are counted, of several heads and strips.
 MOMENT_FLOATS = 1 << 19
 # Positions of a strip per channel of a head above which the closed form of the moments, which grows
@@ -66,10 +57,9 @@ def summed_axial_attention(
 ) -> Tensor:
     """See `axial_d2.ops.summed_axial_attention`. Without a gradient."""
     total = torch.empty_like(v)
-    operands = _operands(q, k, v, tables, logit_scale)
     with no_autocast(q):
-        for block, content, position in _results(operands, span):
-            block.write(content.add_(position), to=total.transpose(0, 1))
+        operands = _operands(q, k, v, tables, logit_scale)
+        _attend(operands, span, [total.transpose(0, 1)])
     return total
 
 
@@ -80,7 +70,7 @@ def _operands(
     heads, length = q.shape[1:3]
     rows = reference.rows_in_use(*tables, length=length)
     rq, rk, rv = (t.expand(heads, -1, -1) for t in rows)  # (G, 2 L - 1, D)
-    heads_first = [t.transpose(0, 1).contiguous() for t in (q, k, v)]
+    heads_first = [t.transpose(0, 1) for t in (q, k, v)]
     content_query = heads_first[0]
     if logit_scale is not None:
         scale = logit_scale.to(q.dtype)[..., None, None]  # (3, G, 1, 1)
@@ -110,55 +100,124 @@ def logit_moments(
     return mean.to(dtype), variance.to(dtype), count
 
 
-def _blocks(q: Tensor, value_depth: int, span: int | None) -> list[Block]:
-    """Cuts (G, B, L, D) queries into blocks, those of the same queries in a row."""
-    heads, strips, length, _ = q.shape
-    half = reference.half_span(length, span)
-    blocks = []
-    for queries in _even_slices(length, 1 if span is None else math.ceil(length / BLOCK_QUERIES)):
-        keys = slice(max(0, queries.start - half), min(length, queries.stop + half))
-        pairs = (queries.stop - queries.start) * (keys.stop - keys.start)
-        # Many strips of few heads: what is done per query is a product over the strips. Of several
-        # heads the windows of the tables are copies, which are to be no larger than the logits.
-        heads_at_once = max(1, BLOCK_FLOATS // (pairs * max(strips, value_depth)))
-        for some_heads in _even_slices(heads, math.ceil(heads / heads_at_once)):
-            count = (some_heads.stop - some_heads.start) * strips * pairs
-            for some in _even_slices(strips, math.ceil(count / BLOCK_FLOATS)):
-                blocks.append(Block(length, some_heads, some, queries, keys))
-    return blocks
+class _Group(NamedTuple):
+    """Some heads and queries: what their blocks share.
+
+    Attributes:
+        heads: which.
+        together: whether a block has all of them, or one.
+        queries: which places.
+        keys: those that they see.
+        outside: (I, J), pairs beyond the span; None where there is none.
+        rows: which of the tables' they need.
+        blocks: the strips of each, and its maps.
+    """
+
+    heads: slice
+    together: bool
+    queries: slice
+    keys: slice
+    outside: Tensor | None
+    rows: slice
+    blocks: list[tuple[slice, Maps]]
+
+    def of_queries(self, strips: slice, *tensors: Tensor) -> list[Tensor]:
+        """The part of each (G, B, L, D) tensor, (G, b, I, D), views."""
+        return [t[self.heads, strips, self.queries] for t in tensors]
+
+    def of_keys(self, strips: slice, *tensors: Tensor) -> list[Tensor]:
+        """The same by keys, (G, b, J, D)."""
+        return [t[self.heads, strips, self.keys] for t in tensors]
+
+    def windows(self, rq: Tensor, rk: Tensor, rv: Tensor) -> list[Tensor]:
+        """For each place the rows that it meets of (G, 2 L - 1, D) tables.
+
+        Returns:
+            (G, I, J, D), (G, J, I, D) and (G, I, J, Dv): of queries, of keys and of values.
+        """
+        rq, rk, rv = (t[self.heads, self.rows] for t in (rq, rk, rv))
+        own, others = (p.stop - p.start for p in (self.queries, self.keys))
+        return [
+            blocks.windows(rq, others),
+            blocks.windows(rk.flip(1), own),
+            blocks.windows(rv, others),
+        ]
+
+    def flat(self, *parts: Tensor) -> list[Sequence[Tensor]]:
+        """Of (G, X, Y, Z) parts those of each block, (G * X, Y, Z): copies, but of one head."""
+        if not self.together:
+            return [t.unbind() for t in parts]
+        return [(t.flatten(0, 1),) for t in parts]
+
+    def views(self, *parts: Tensor) -> list[Sequence[Tensor]]:
+        """The same as views, (G, X, Y, Z) where there are several heads."""
+        return [(t,) if self.together else t.unbind() for t in parts]
 
 
-def _maps(
-    q: Tensor, v: Tensor, span: int | None, *, gradients: bool = False
-) -> Iterator[tuple[Block, Maps]]:
-    """The blocks of (G, B, L, D) queries, and what each works in."""
-    blocks = _blocks(q, v.shape[-1], span)
-    shapes = [block.shape for block in blocks]
-    buffers = buffers_for(shapes, at_least_single(q[:0]), gradients=gradients)
-    for block, shape in zip(blocks, shapes, strict=True):
-        yield block, buffers.maps(shape)
+def _groups(operands: Sequence[Tensor], span: int | None) -> Iterator[_Group]:
+    _, q, _, v, *_ = operands
+    heads, strips, length, depth = q.shape
+    for queries, keys in blocks.ranges(length, span):
+        own, others = queries.stop - queries.start, keys.stop - keys.start
+        outside = blocks.outside(queries, keys, half_span(length, span), q.device)
+        first = keys.start + length - queries.stop
+        rows = slice(first, first + own + others - 1)
+        # Heads of small maps together, since each call takes its time; else one by one, since of
+        # one head no map is turned by a copy. No more windows than logits, about.
+        most = blocks.BLOCK_FLOATS // (own * others)
+        small = most >= 2 * max(strips, v.shape[-1])
+        at_once = most // (max(strips, v.shape[-1]) if small else 2 * depth + v.shape[-1])
+        for some_heads in even_slices(heads, math.ceil(heads / max(1, at_once))):
+            in_block = some_heads.stop - some_heads.start if small else 1
+            floats = in_block * strips * own * others
+            some_strips = even_slices(strips, math.ceil(floats / blocks.BLOCK_FLOATS))
+            shapes = [(in_block, s.stop - s.start, own, others) for s in some_strips]
+            buffers = blocks.buffers_for(shapes, q[:0])
+            maps = [buffers.maps(shape) for shape in shapes]
+            yield _Group(
+                heads=some_heads,
+                together=in_block > 1,
+                queries=queries,
+                keys=keys,
+                outside=outside,
+                rows=rows,
+                blocks=list(zip(some_strips, maps, strict=True)),
+            )
 
 
-def _results(
-    operands: Sequence[Tensor], span: int | None
-) -> Iterator[tuple[Block, Tensor, Tensor]]:
-    """By blocks: their content and position, (G, b, I, Dv)."""
-    q, tables = operands[1], [at_least_single(t) for t in operands[4:]]
-    for block, maps in _maps(q, operands[3], span):
-        ab, qb, kb, vb = _parts(block, operands[:4])
-        rows = [block.rows(t) for t in tables]
-        weights = _weights(ab, qb, kb, rows, block, span, maps)
-        content = product(weights, vb)
-        yield block, content, maps.position(weights, rows[2])
+def _attend(operands: Sequence[Tensor], span: int | None, results: Sequence[Tensor]) -> None:
+    """Writes content and position, or their sum alone, into (G, B, L, Dv) results."""
+    operands = [_rows(t) for t in operands]
+    a, q, k, v, *tables = operands
+    for group in _groups(operands, span):
+        windows = group.flat(*group.windows(*tables))
+        for strips, maps in group.blocks:
+            queries, keys = group.of_queries(strips, a, q), group.of_keys(strips, k, v)
+            inputs = group.flat(*queries, *keys)
+            targets = group.views(*group.of_queries(strips, *results))
+            for ab, qb, kb, vb, rq, rk, rv, *of_block in zip(
+                *inputs, *windows, *targets, strict=True
+            ):
+                weights, sums = maps.weights(ab, qb, kb, rq, rk, group.outside)
+                content, position = product(weights, vb), product(maps.turned(weights), rv)
+                position = maps.turned(position)
+                parts = (content, position) if len(of_block) == 2 else (content.add_(position),)
+                for part, target in zip(parts, of_block, strict=True):
+                    _divide(maps.by_head(part), maps.by_head(sums), target)
 
 
-def _parts(block: Block, operands: Sequence[Tensor]) -> list[Tensor]:
-    """Of a, q, k and v, (G, b, I or J, D) each, in at least single precision and in one piece."""
-    a, q, k, v = operands
-    qb = at_least_single(block.of_queries(q))
-    # Without a scale a is q.
-    ab = qb if a is q else at_least_single(block.of_queries(a))
-    return [ab, qb, *(at_least_single(block.of_keys(t)).contiguous() for t in (k, v))]
+def _rows(tensor: Tensor) -> Tensor:
+    """In at least single precision, and so that products take its matrices where they lie."""
+    tensor = at_least_single(tensor)
+    *strides, last = tensor.stride()
+    return tensor if last == 1 and min(strides) >= tensor.shape[-1] else tensor.contiguous()
+
+
+def _divide(part: Tensor, sums: Tensor, result: Tensor) -> None:
+    if torch.compiler.is_compiling():  # It loses the strides of `out`.
+        result.copy_(part / sums)
+    else:
+        torch.div(part, sums, out=result)
 
 
 class _Blocked(torch.autograd.Function):
@@ -178,12 +237,10 @@ class _Blocked(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a, q, k, v, rq, rk, rv)
         ctx.span = span
-        content, position = torch.empty_like(v), torch.empty_like(v)
+        results = torch.empty_like(v), torch.empty_like(v)
         with no_autocast(q):
-            for block, *parts in _results((a, q, k, v, rq, rk, rv), span):
-                for result, part in zip((content, position), parts, strict=True):
-                    block.write(part, to=result)
-        return content, position
+            _attend((a, q, k, v, rq, rk, rv), span, results)
+        return results
 
     @staticmethod
     @once_differentiable
@@ -198,70 +255,88 @@ class _Blocked(torch.autograd.Function):
     def _gradients(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        a, q, k, v, *saved = ctx.saved_tensors
-        tables = [at_least_single(t) for t in saved]
-        # A key, or its value, may be in several blocks.
-        grads = [
-            torch.empty_like(a),
-            torch.empty_like(q),
-            *(torch.zeros_like(at_least_single(t)) for t in (k, v)),
-        ]
-        row_grads = [torch.zeros_like(t) for t in tables]
-        da, dq, dk, dv = grads
-        for block, maps in _maps(q, v, ctx.span, gradients=True):
-            ab, qb, kb, vb = _parts(block, (a, q, k, v))
-            dkb, dvb = block.of_keys(dk), block.of_keys(dv)
-            rq, rk, rv = (block.rows(t) for t in tables)
-            drq, drk, drv = (block.rows(t) for t in row_grads)
-            dc, dp = (at_least_single(block.of_queries(t)) for t in (content_grad, position_grad))
-            weights = _weights(ab, qb, kb, (rq, rk, rv), block, ctx.span, maps)
-            dvb += product(weights.mT, dc)
-            drv += product(maps.by_query(weights).mT, dp.flatten(1, 2))
-
-            logits = maps.weight_gradient(dc, dp, vb, rv)
-            logits -= torch.linalg.vecdot(logits, weights)[..., None]
-            logits *= weights  # (G, b, I, J), the gradient of the logits
-
-            block.write(product(logits, kb), to=da)
-            spread = maps.by_query(logits)
-            block.write(product(spread, rq).unflatten(1, qb.shape[1:3]), to=dq)
-            drq += product(spread.mT, qb.flatten(1, 2))
-            spread = maps.by_key(logits)
-            dkb += product(logits.mT, ab)
-            dkb += product(spread, rk).unflatten(1, kb.shape[1:3])
-            drk += product(spread.mT, kb.flatten(1, 2))
-        everything = zip((*grads, *row_grads), (a, q, k, v, *saved), strict=True)
+        operands = [_rows(t) for t in ctx.saved_tensors]
+        result_grads = _rows(content_grad), _rows(position_grad)
+        # A key, or its value, may be in several blocks, a row is in most.
+        grads = [torch.empty_like(t) for t in operands[:2]]
+        grads += [torch.zeros_like(t) for t in operands[2:]]
+        for group in _groups(operands, ctx.span):
+            _group_gradients(group, operands, result_grads, grads)
+        everything = zip(grads, ctx.saved_tensors, strict=True)
         return (*(g.to(t.dtype) for g, t in everything), None)
 
 
-def _weights(
-    a: Tensor,
-    q: Tensor,
-    k: Tensor,
-    rows: Sequence[Tensor],
-    block: Block,
-    span: int | None,
-    maps: Maps,
-) -> Tensor:
-    """The soft-maxed weights of a block, (G, b, I, J)."""
-    logits = maps.logits(a, q, k, *rows[:2])
-    outside = block.outside(reference.half_span(block.length, span), q.device)
-    if outside is not None:
-        logits.masked_fill_(outside, -math.inf)
-    return maps.weights()
+def _group_gradients(
+    group: _Group,
+    operands: Sequence[Tensor],
+    result_grads: Sequence[Tensor],
+    grads: Sequence[Tensor],
+) -> None:
+    """Writes a group's part of the operands' gradients, adds it to those of keys, values, rows."""
+    a, q, k, v, *tables = operands
+    of_windows = group.windows(*tables)
+    window_grads = [t.new_zeros(t.mT.shape) for t in of_windows]
+    # The gradients are in one piece, and flat they are views.
+    windows = group.flat(*of_windows, *window_grads)
+    for strips, maps in group.blocks:
+        inputs = (*group.of_queries(strips, a, q, *result_grads), *group.of_keys(strips, k, v))
+        targets = (*group.of_queries(strips, *grads[:2]), *group.of_keys(strips, *grads[2:4]))
+        of_blocks = (*group.flat(*inputs), *windows, *group.views(*targets))
+        for tensors in zip(*of_blocks, strict=True):
+            _block_gradients(*tensors, outside=group.outside, maps=maps)
+    drq, drk, drv = (blocks.rows_from(t.mT) for t in window_grads)
+    for grad, part in zip(grads[4:], (drq, drk.flip(1), drv), strict=True):
+        grad[group.heads, group.rows] += part
+
+
+def _block_gradients(
+    a: Tensor, q: Tensor, dc: Tensor, dp: Tensor, k: Tensor, v: Tensor,
+    rq: Tensor, rk: Tensor, rv: Tensor, drq: Tensor, drk: Tensor, drv: Tensor,
+    da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor,
+    *, outside: Tensor | None, maps: Maps,
+) -> None:  # fmt: skip
+    """The gradients of a block.
+
+    Args:
+        a: (G * b, I, D), the queries of q.k.
+        q: (G * b, I, D), those of q.rq.
+        dc: (G * b, I, Dv), the gradient of the content.
+        dp: (G * b, I, Dv), of the position.
+        k: (G * b, J, D).
+        v: (G * b, J, Dv).
+        rq: (G * I, J, D), the rows that each query sees.
+        rk: (G * J, I, D), those by which each key is seen.
+        rv: (G * I, J, Dv), the rows of the values.
+        drq: (G * I, D, J), added to, like the next two.
+        drk: (G * J, D, I).
+        drv: (G * I, Dv, J).
+        da: (G, b, I, D), of one head (b, I, D); written to.
+        dq: like da, written to.
+        dk: (G, b, J, D), of one head (b, J, D); added to.
+        dv: (G, b, J, Dv), of one head (b, J, Dv); added to.
+        outside: see `_Group`.
+        maps: where the block works.
+    """
+    weights, sums = maps.weights(a, q, k, rq, rk, outside)
+    weights /= sums
+    dv += maps.by_head(product(weights.mT, dc))
+    drv.baddbmm_(maps.turned(dp).mT, maps.turned(weights))
+
+    logits = maps.weight_gradient(dc, dp, v, rv)
+    logits -= torch.linalg.vecdot(logits, weights)[..., None]
+    logits *= weights  # (G * b, I, J), the gradient of the logits
+
+    da.copy_(maps.by_head(product(logits, k)))
+    dk += maps.by_head(product(logits.mT, a))
+    placed = maps.turned(logits)
+    dq.copy_(maps.by_head(maps.turned(product(placed, rq))))
+    drq.baddbmm_(maps.turned(q).mT, placed)
+    placed = maps.by_key(logits)
+    dk += maps.by_head(maps.turned(product(placed, rk)))
+    drk.baddbmm_(maps.turned(k).mT, placed)
 
 
 def _strip_blocks(q: Tensor) -> list[slice]:
     """Cuts the strips of (G, B, L, D) into nearly equal blocks, the largest first."""
     heads, strips, length, _ = q.shape
-    return _even_slices(strips, math.ceil(heads * strips * length * length / MOMENT_FLOATS))
-
-
-def _even_slices(total: int, count: int) -> list[slice]:
-    """Nearly equal ones, at most so many, the largest first."""
-    return list(_slices(total, math.ceil(total / min(count, total))))
-
-
-def _slices(total: int, step: int) -> Iterator[slice]:
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
+    return even_slices(strips, math.ceil(heads * strips * length * length / MOMENT_FLOATS))

@@ -1,209 +1,174 @@
-"""What `blocked` works on at a time: which pairs, their maps, and the memory for them.
+"""What `blocked` works on at a time: some strips of few heads, their maps, and the memory for them.
 
-Inside of a block the queries run backwards. The row of a position table for the pair of the i-th
-query and the j-th key is then i + j, counted from the first row that the block needs: what a query
-sees of a table is a window that moves by one from one query to the next, and the map of what is
-known by rows is a view along diagonals, without a negative stride. Of one head the windows are
-views too; of several they are copied.
+A relative term is a product per place, not per strip: the query at place i of every strip meets the
+same rows of the table, so that the places are the batch, and the strips the rows of a matrix
+product. With R[i, j] = row j - i, for I queries and J keys of b strips:
+
+    q.rq      [i, :, j] = q[:, i] @ R[i].T       (b, D) @ (D, J)
+    k.rk      [j, :, i] = k[:, j] @ R[:, j].T    (b, D) @ (D, I)
+    position  [i, :, d] = w[:, i] @ R[i]         (b, J) @ (J, Dv)
+
+The rows that each place meets are copied, once for all strips. All else are views where a block has
+one head, as many as can be made once: of small maps a call costs as much as its work.
 """
 
 import math
 import threading
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from axial_d2.ops.products import product
-from axial_d2.ops.reference import is_recorded
+from axial_d2.ops.reference import half_span, is_concrete
+from axial_d2.ops.softmax import LOG2_E, powers
 
 Shape = tuple[int, int, int, int]  # (G, b, I, J): heads, strips, queries and keys of a block
 
+# Floats in the logits of one block; three times as many are in use. All strips of one head at
+# length 56. Measured on two cores with half a megabyte of second cache each: half or twice as many
+# are slower.
+BLOCK_FLOATS = 3 << 16
+# Queries of a block under a span: more see more keys that are not theirs, fewer make products too
+# small to be fast. Without a span a block has the whole strip.
+BLOCK_QUERIES = 64
 
-def diagonals(lines: Tensor, others: int) -> Tensor:
-    """Views (G, b, I, I + J - 1) lines, a number for each row, as the (G, b, I, J) map.
+
+def ranges(length: int, span: int | None) -> list[tuple[slice, slice]]:
+    """The queries of each block, and the keys that they see."""
+    half = half_span(length, span)
+    return [
+        (queries, slice(max(0, queries.start - half), min(length, queries.stop + half)))
+        for queries in even_slices(length, 1 if span is None else math.ceil(length / BLOCK_QUERIES))
+    ]
+
+
+def outside(queries: slice, keys: slice, half: int, device: torch.device) -> Tensor | None:
+    """Which pairs are beyond the span, (I, J); None where none is."""
+    if max(keys.stop - queries.start, queries.stop - keys.start) - 1 <= half:
+        return None
+    i, j = (torch.arange(p.start, p.stop, device=device) for p in (queries, keys))
+    return (j - i[:, None]).abs() > half
+
+
+def even_slices(total: int, count: int) -> list[slice]:
+    """Nearly equal ones, at most so many, the largest first."""
+    step = math.ceil(total / min(count, total))
+    return [slice(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def windows(rows: Tensor, others: int) -> Tensor:
+    """What each of I places meets of (G, I + J - 1, D) rows, the first place the last ones.
 
     Args:
-        lines: of each query; or of each key, then the map is transposed.
+        rows: of a table, by rising distance of the others from the place.
         others: J.
+
+    Returns:
+        (G, I, J, D), a copy.
     """
-    # Each starts one place further to the right in its line than the one before.
-    return lines.flatten(2).unfold(2, others, lines.shape[3] + 1)
+    return rows.unfold(1, others, 1).mT.flip(1)
 
 
-def windows(rows: Tensor, keys: int) -> Tensor:
-    """What each query sees of (G, I + J - 1, D) rows, (G * I, J, D)."""
-    return rows.unfold(1, keys, 1).flatten(0, 1).mT
-
-
-class Block(NamedTuple):
-    """Queries of some strips and heads, and the keys that they see.
-
-    Attributes:
-        length: L.
-        heads: which.
-        strips: which.
-        queries: which places.
-        keys: which places.
-    """
-
-    length: int
-    heads: slice
-    strips: slice
-    queries: slice
-    keys: slice
-
-    def of_queries(self, tensor: Tensor) -> Tensor:
-        """Its part of (G, B, L, D), backwards, a copy in one piece: (G, b, I, D)."""
-        return tensor[self.heads, self.strips, self.queries].flip(2).contiguous()
-
-    def write(self, part: Tensor, to: Tensor) -> None:
-        """Writes (G, b, I, D), which runs backwards, into (G, B, L, D)."""
-        to[self.heads, self.strips, self.queries] = part.flip(2)
-
-    def of_keys(self, tensor: Tensor) -> Tensor:
-        """Its part of (G, B, L, D), a view: (G, b, J, D)."""
-        return tensor[self.heads, self.strips, self.keys]
-
-    def rows(self, table: Tensor) -> Tensor:
-        """Those of (G, 2 L - 1, D) that it needs, a view: (G, I + J - 1, D)."""
-        first = self.keys.start + self.length - self.queries.stop
-        return table[self.heads, first : first + sum(self.sides) - 1]
-
-    def outside(self, half: int, device: torch.device) -> Tensor | None:
-        """Which pairs are beyond the span, (I, J); None where none is."""
-        queries, keys = self.queries, self.keys
-        if max(keys.stop - queries.start, queries.stop - keys.start) - 1 <= half:
-            return None
-        i, j = (torch.arange(p.start, p.stop, device=device) for p in (queries, keys))
-        return (j - i.flip(0)[:, None]).abs() > half
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """I and J."""
-        return self.queries.stop - self.queries.start, self.keys.stop - self.keys.start
-
-    @property
-    def shape(self) -> Shape:
-        """(G, b, I, J)."""
-        heads, strips = (s.stop - s.start for s in (self.heads, self.strips))
-        return heads, strips, *self.sides
+def rows_from(windows: Tensor) -> Tensor:
+    """The gradient of (G, I + J - 1, D) rows from that of their (G, I, J, D) windows."""
+    heads, places, others, depth = windows.shape
+    count = places + others - 1
+    lines = windows.new_zeros(heads, places, count, depth)
+    # The first place met the last rows, the next one those one row before.
+    strides = (places * count * depth, (count - 1) * depth, depth, 1)
+    lines.as_strided(windows.shape, strides, (places - 1) * depth).copy_(windows)
+    return lines.sum(dim=1)
 
 
 class Maps:
     """The maps of blocks of one shape, one block after the other in the same memory.
 
-    Their views are made once: of small maps they would take as long as the products.
+    Tensors go in and come out by strip, (G * b, X, Y), or by place, (G * X, b, Y). Of one head one
+    is a view of the other.
     """
 
-    def __init__(
-        self, shape: Shape, regions: Sequence[Tensor], reached: dict[str, tuple[int, int]]
-    ) -> None:
+    def __init__(self, shape: Shape, regions: Sequence[Tensor]) -> None:
         """Views the memory.
 
         Args:
             shape: (G, b, I, J).
-            regions: flat, large enough for a map, for another, for lines per key, and, if the
-                gradients are wanted, for lines per query and per key, which maps are spread over.
-            reached: the (I, J) of what was spread over each of the last two; what these maps don't
-                reach is zero there.
+            regions: flat, three that are large enough for a map.
         """
         heads, strips, own, others = shape
-        logits, other, lines, *spread = regions
-        of_queries, of_keys = ((heads, strips, n, own + others - 1) for n in (own, others))
-        self._logits = _first(logits, shape)
-        self._pairs = self._logits.flatten(0, 1)  # (G * b, I, J)
-        self._query_term = _Placed(other, shape)
+        self._heads = heads
+        logits, second, third = regions
+        self._logits = _first(logits, (heads * strips, own, others))
+        self._query_term = _first(second, (heads * own, strips, others))  # By place.
         # When there are weights, the queries' term is no longer needed.
-        self._weights = _first(other, shape)
-        key_lines = _first(lines, of_keys)
-        self._key_lines = key_lines.flatten(1, 2)  # (G, b * J, I + J - 1)
-        self._key_term = diagonals(key_lines, own).mT  # (G, b, I, J)
-        # Nor are the lines of the keys.
-        self._other = _Placed(lines, shape)
-        self._spread: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        for name, memory, sizes in zip("qk", spread, (of_queries, of_keys), strict=False):
-            target = _first(memory, sizes)
-            reach = diagonals(target, others) if name == "q" else diagonals(target, own).mT
-            self._spread[name] = memory, target.flatten(1, 2), reach
-        self._reached = reached
+        self._weights = _first(second, (heads * strips, own, others))
+        self._key_term = _first(third, (heads * others, strips, own))  # By place.
+        # Nor is that of the keys.
+        self._other = _first(third, (heads * own, strips, others))  # By place.
+        # [head, strip, query, key]
+        self._of_logits = self.by_head(self._logits)
+        self._of_queries, self._of_other = (
+            self.by_head(t).transpose(-3, -2) for t in (self._query_term, self._other)
+        )
+        self._of_keys = self.by_head(self._key_term).transpose(-3, -2).mT
+        self._ones = logits.new_ones(others, 1)
 
-    def logits(self, a: Tensor, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor) -> Tensor:
-        """The sum of the three terms, (G, b, I, J).
+    def by_head(self, tensor: Tensor) -> Tensor:
+        """Views (G * X, Y, Z) as (G, X, Y, Z) where there are several heads."""
+        return tensor if self._heads == 1 else tensor.unflatten(0, (self._heads, -1))
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """By strip what lies by place, by place what lies by strip."""
+        turned = self.by_head(tensor).transpose(-3, -2)
+        return turned if self._heads == 1 else turned.flatten(0, 1)
+
+    def weights(
+        self, a: Tensor, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor, outside: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The soft-maxed logits but for a factor per query.
 
         Args:
-            a: (G, b, I, D), the queries of q.k.
-            q: (G, b, I, D), those of q.rq.
-            k: (G, b, J, D).
-            rq: (G, I + J - 1, D).
-            rk: (G, I + J - 1, D).
+            a: (G * b, I, D), the queries of q.k.
+            q: (G * b, I, D), those of q.rq.
+            k: (G * b, J, D).
+            rq: (G * I, J, D), the rows that each query sees.
+            rk: (G * J, I, D), those by which each key is seen.
+            outside: (I, J), pairs beyond the span; None where there is none.
+
+        Returns:
+            The weights, (G * b, I, J); their sums, (G * b, I, 1).
         """
-        torch.bmm(k.flatten(1, 2), rk.mT, out=self._key_lines)
-        self._query_term.multiply(q, rq)
+        torch.bmm(self.turned(q), rq.mT, out=self._query_term)
+        torch.bmm(self.turned(k), rk.mT, out=self._key_term)
         if torch.compiler.is_compiling():  # It loses the strides of `out`.
-            self._logits.copy_(self._query_term.map).add_(self._key_term)
+            self._of_logits.copy_(self._of_queries).add_(self._of_keys)
         else:
-            torch.add(self._query_term.map, self._key_term, out=self._logits)
-        self._pairs.baddbmm_(a.flatten(0, 1), k.flatten(0, 1).mT)
-        return self._logits
-
-    def weights(self) -> Tensor:
-        """The soft-maxed logits."""
-        return torch.softmax(self._logits, dim=-1, out=self._weights)
-
-    def position(self, weights: Tensor, rv: Tensor) -> Tensor:
-        """The sums of a table's (G, I + J - 1, D) rows by weight, (G, b, I, D)."""
-        self._other.map.copy_(weights)
-        sums = product(self._other.placed, windows(rv, weights.shape[3]))  # (G * I, b, D)
-        return sums.unflatten(0, (weights.shape[0], -1)).transpose(1, 2)
+            torch.add(self._of_queries, self._of_keys, out=self._of_logits)
+        self._logits.baddbmm_(a, k.mT, beta=LOG2_E, alpha=LOG2_E)
+        if outside is not None:
+            self._logits.masked_fill_(outside, -math.inf)
+        return self._weights, powers(self._logits, self._ones, out=self._weights)
 
     def weight_gradient(self, dc: Tensor, dp: Tensor, v: Tensor, rv: Tensor) -> Tensor:
         """What the gradients of content and position are of the weights, where the logits were.
 
         Args:
-            dc: (G, b, I, D), of the content.
-            dp: (G, b, I, D), of the position.
-            v: (G, b, J, D).
-            rv: (G, I + J - 1, D).
+            dc: (G * b, I, Dv), of the content.
+            dp: (G * b, I, Dv), of the position.
+            v: (G * b, J, Dv).
+            rv: (G * I, J, Dv), the rows that each query sees.
 
         Returns:
-            (G, b, I, J).
+            (G * b, I, J).
         """
-        torch.bmm(dc.flatten(0, 1), v.flatten(0, 1).mT, out=self._pairs)
-        self._other.multiply(dp, rv)
-        return self._logits.add_(self._other.map)
-
-    def by_query(self, map_: Tensor) -> Tensor:
-        """Spreads (G, b, I, J) over lines with a number for each row, (G, b * I, I + J - 1)."""
-        return self._spread_over("q", map_)
+        torch.bmm(dc, v.mT, out=self._logits)
+        torch.bmm(self.turned(dp), rv.mT, out=self._other)
+        self._of_logits.add_(self._of_other)
+        return self._logits
 
     def by_key(self, map_: Tensor) -> Tensor:
-        """The same over lines per key, (G, b * J, I + J - 1)."""
-        return self._spread_over("k", map_)
-
-    def _spread_over(self, name: str, map_: Tensor) -> Tensor:
-        memory, lines, reach = self._spread[name]
-        sides = (map_.shape[2], map_.shape[3])
-        if self._reached.get(name) != sides:
-            memory.zero_()
-            self._reached[name] = sides
-        reach.copy_(map_)
-        return lines
-
-
-class _Placed:
-    """A map by heads and queries, (G * I, b, J), and a view of it as (G, b, I, J)."""
-
-    def __init__(self, memory: Tensor, shape: Shape) -> None:
-        heads, strips, own, others = shape
-        self.placed = _first(memory, (heads * own, strips, others))
-        self.map = self.placed.unflatten(0, (heads, own)).transpose(1, 2)
-
-    def multiply(self, x: Tensor, rows: Tensor) -> None:
-        """Fills it with products of (G, b, I, D) and the (G, I + J - 1, D) rows of the pairs."""
-        by_query = x.transpose(1, 2).flatten(0, 1)  # (G * I, b, D)
-        torch.bmm(by_query, windows(rows, self.placed.shape[2]).mT, out=self.placed)
+        """A (G * b, I, J) map as (G * J, b, I), a copy."""
+        self._of_keys.copy_(self.by_head(map_))
+        return self._key_term
 
 
 def _first(memory: Tensor, shape: Sequence[int]) -> Tensor:
@@ -219,64 +184,46 @@ _of_thread = threading.local()
 class Buffers:
     """The memory of all blocks, and their maps in it."""
 
-    def __init__(self, kind: tuple, memory: Tensor, sizes: Sequence[int]) -> None:
+    def __init__(self, kind: tuple, memory: Tensor, size: int) -> None:
         """Cuts the memory; `buffers_for` gives what is at hand.
 
         Args:
             kind: what else has to be the same for another use; empty where there is to be none.
-            memory: flat.
-            sizes: of the regions, see `Maps`.
+            memory: flat, at least three times the size.
+            size: of the largest map.
         """
         self.kind = kind
         self.memory = memory
-        self.sizes = sizes
-        self._regions = memory[: sum(sizes)].split(sizes)
-        self._reached: dict[str, tuple[int, int]] = {}
+        self.size = size
+        self._regions = memory[: 3 * size].split(size)
         self._maps: dict[Shape, Maps] = {}
 
     def maps(self, shape: Shape) -> Maps:
         """Of blocks of a shape, (G, b, I, J)."""
         if not self.kind:  # For one use; sizes may be symbols, which are no keys.
-            return Maps(shape, self._regions, self._reached)
+            return Maps(shape, self._regions)
         if shape not in self._maps:
-            self._maps[shape] = Maps(shape, self._regions, self._reached)
+            self._maps[shape] = Maps(shape, self._regions)
         return self._maps[shape]
 
 
-def buffers_for(shapes: Sequence[Shape], like: Tensor, *, gradients: bool = False) -> Buffers:
+def buffers_for(shapes: Sequence[Shape], like: Tensor) -> Buffers:
     """Memory for blocks of these shapes; what the thread had last where that will do.
 
     Args:
         shapes: (G, b, I, J) of each.
         like: a tensor of the type, in at least single precision, and on the device.
-        gradients: whether maps will be spread over lines.
     """
-    pairs = max(math.prod(shape) for shape in shapes)
-    of_queries = max(g * b * i * (i + j - 1) for g, b, i, j in shapes)
-    of_keys = max(g * b * j * (i + j - 1) for g, b, i, j in shapes)
-    sizes = [pairs, pairs, of_keys, *([of_queries, of_keys] if gradients else [])]
-    total = sum(sizes)
-    if _is_passing(like):
-        return Buffers((), like.new_empty(total), sizes)
+    size = max(math.prod(shape) for shape in shapes)
+    if not is_concrete(like):
+        return Buffers((), like.new_empty(3 * size), size)
     # A tensor made in inference mode can't be written to outside of it.
     kind = (like.dtype, like.device, torch.is_inference_mode_enabled())
     kept: Buffers | None = getattr(_of_thread, "buffers", None)
-    if kept is None or kept.kind != kind or kept.memory.numel() < total:
-        kept = Buffers(kind, like.new_empty(total), sizes)
-    elif kept.sizes != sizes:
-        kept = Buffers(kind, kept.memory, sizes)
-    if total <= MOST_SCRATCH:
+    if kept is None or kept.kind != kind or kept.memory.numel() < 3 * size:
+        kept = Buffers(kind, like.new_empty(3 * size), size)
+    elif kept.size != size:
+        kept = Buffers(kind, kept.memory, size)
+    if 3 * size <= MOST_SCRATCH:
         _of_thread.buffers = kept
     return kept
-
-
-def _is_passing(like: Tensor) -> bool:
-    """Whether memory like this tensor is none for others: a tracer's, a transform's, a GPU's."""
-    return (
-        torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
-        or is_recorded()
-        or like.device.type not in ("cpu", "meta")
-        or type(like) is not Tensor
-        or torch._C._functorch.is_functorch_wrapped_tensor(like)
-    )

@@ -1,6 +1,6 @@
 """Axial attention on the CPU by a C++ operator that is built at its first use.
 
-Eight strips (four without AVX, in single precision sixteen with AVX-512) are worked on side by side,
+Eight strips (without AVX four, single precision with AVX-512 sixteen) are worked on side by side,
 one to a lane of the vector registers; four queries at a time, whose logits stay in the first cache
 and are computed again in the backward pass. Of memory it takes the results and, per thread, one
 group of strips and the tables. A span does the work of its band. How: `cpp/axial_attention.cpp`.

@@ -54,6 +54,18 @@ def is_recorded() -> bool:
     return any(torch._C._get_dispatch_mode(key) is not None for key in (keys.FAKE, keys.PROXY))
 
 
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether it is a tensor with memory of its own: not a tracer's, a transform's or a GPU's."""
+    return not (
+        torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+        or is_recorded()
+        or tensor.device.type not in ("cpu", "meta")
+        or type(tensor) is not Tensor
+        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
 def band(length: int, span: int | None, device: torch.device | None = None) -> Tensor:
     """Which keys each query sees.
 

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from axial_d2 import ops
 from axial_d2.analysis.memory import PeakMemory
 from axial_d2.layers import AxialAttention2d
-from axial_d2.ops import blocked, compiled, kept
+from axial_d2.ops import blocked, blocks, compiled, kept
 
 # `test_triton` has those of its own: its kernels are for another device.
 FAST = [name for name in ops.BACKENDS if name not in ("reference", "triton")]
@@ -96,7 +96,7 @@ def test_equals_the_reference(
     closed_form: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(blocked, "BLOCK_FLOATS", block_floats)
+    monkeypatch.setattr(blocks, "BLOCK_FLOATS", block_floats)
     monkeypatch.setattr(blocked, "MOMENT_FLOATS", block_floats)
     monkeypatch.setattr(blocked, "CLOSED_FORM_FROM", 0 if closed_form else 1000)
     inputs = draw(strips, length, distance, folded)
@@ -367,8 +367,25 @@ def test_few_strips_take_no_memory_for_windows_of_the_tables(gradients: bool) ->
         content, _ = ops.axial_attention(q, k, v, *tables, backend="blocked")
         if gradients:
             content.sum().backward()
-    working = 4 * 8 * (blocked.BLOCK_FLOATS if gradients else blocked.BLOCK_FLOATS // 2)
+    working = 4 * 8 * (blocks.BLOCK_FLOATS if gradients else blocks.BLOCK_FLOATS // 2)
     assert memory.peak < working + 12 * 4 * v.numel() < 4 * 8 * 64 * 64 * 64
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (1, 2, 3, 0)])
+def test_tensors_may_lie_in_any_order(order: tuple[int, ...]) -> None:
+    """Of the last one no product takes the matrices where they lie."""
+    *tensors, _ = (t.detach() for t in draw(5, 9, 4, True))
+    back = [order.index(n) for n in range(4)]
+    laid = [t.permute(order).contiguous().permute(back).requires_grad_() for t in tensors[:3]]
+    plain = [t.requires_grad_() for t in tensors]
+    results = []
+    for inputs in (plain, [*laid, *plain[3:]]):
+        content, position = ops.axial_attention(*inputs, backend="blocked")
+        # An expanded gradient, too.
+        results.append([content, position])
+        results[-1] += torch.autograd.grad(content.sum() + 2 * position.square().sum(), inputs)
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_graph_with_sizes_left_open() -> None:
