@@ -187,7 +187,7 @@ def _groups(operands: Sequence[Tensor], span: int | None) -> Iterator[_Group]:
 
 def _attend(operands: Sequence[Tensor], span: int | None, results: Sequence[Tensor]) -> None:
     """Writes content and position, or their sum alone, into (G, B, L, Dv) results."""
-    operands = [_rows(t) for t in operands]
+    operands = [_in_rows(t) for t in operands]
     a, q, k, v, *tables = operands
     for group in _groups(operands, span):
         windows = group.flat(*group.windows(*tables))
@@ -206,9 +206,11 @@ def _attend(operands: Sequence[Tensor], span: int | None, results: Sequence[Tens
                     _divide(maps.by_head(part), maps.by_head(sums), target)
 
 
-def _rows(tensor: Tensor) -> Tensor:
+def _in_rows(tensor: Tensor) -> Tensor:
     """In at least single precision, and so that products take its matrices where they lie."""
     tensor = at_least_single(tensor)
+    if tensor.is_meta:  # A convolution's result does not lie there as it would.
+        return tensor
     *strides, last = tensor.stride()
     return tensor if last == 1 and min(strides) >= tensor.shape[-1] else tensor.contiguous()
 
@@ -255,14 +257,15 @@ class _Blocked(torch.autograd.Function):
     def _gradients(
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
-        operands = [_rows(t) for t in ctx.saved_tensors]
-        result_grads = _rows(content_grad), _rows(position_grad)
+        saved = ctx.saved_tensors  # To be asked for once.
+        operands = [_in_rows(t) for t in saved]
+        result_grads = _in_rows(content_grad), _in_rows(position_grad)
         # A key, or its value, may be in several blocks, a row is in most.
         grads = [torch.empty_like(t) for t in operands[:2]]
         grads += [torch.zeros_like(t) for t in operands[2:]]
         for group in _groups(operands, ctx.span):
             _group_gradients(group, operands, result_grads, grads)
-        everything = zip(grads, ctx.saved_tensors, strict=True)
+        everything = zip(grads, saved, strict=True)
         return (*(g.to(t.dtype) for g, t in everything), None)
 
 

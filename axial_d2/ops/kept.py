@@ -16,7 +16,6 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from axial_d2.ops import kept_maps, reference
 from axial_d2.ops.reference import at_least_single, no_autocast
-from axial_d2.ops.softmax import LOG2_E, powers
 
 # Numbers up to which a layer's maps and the rows they were made with are kept: 32 MB in single
 # precision. The backward pass has about as many again while it runs.
@@ -221,15 +220,14 @@ class _Attention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         if maps is None:
             maps = kept_maps.make_maps(q, k, query_rows, key_rows)
-        by_head = (scale * LOG2_E)[..., None, None, None]  # (3, G, 1, 1, 1)
+        by_head = scale[..., None, None, None]  # (3, G, 1, 1, 1)
         logits = maps.content * by_head[0]  # (G, B, L, L)
         logits.addcmul_(kept_maps.by_strip(maps.query, q), by_head[1])
         # [table, key, strip, query] to [head, strip, query, key].
         logits.addcmul_(kept_maps.transposed(maps.key.flatten(2)).view_as(logits), by_head[2])
         if inside is not None:
             logits.masked_fill_(inside == 0, -math.inf)
-        weights = torch.empty_like(logits)
-        weights /= powers(logits, logits.new_ones(logits.shape[-1], 1), out=weights)
+        weights = logits.softmax(dim=-1)
         content = kept_maps.product(weights, v)
         by_place = kept_maps.by_place(weights, len(value_rows))
         position = kept_maps.product(by_place, value_rows.mT)  # (T, L, M, Dv)
