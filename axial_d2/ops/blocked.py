@@ -21,7 +21,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from axial_d2.ops import block_moments, blocks, moments, reference
 from axial_d2.ops.blocks import Maps, even_slices
 from axial_d2.ops.products import product
-from axial_d2.ops.reference import at_least_single, half_span, no_autocast
+from axial_d2.ops.reference import at_least_single, half_span, is_concrete, no_autocast
 
 # Floats in one term of the logits whose moments are counted, of several heads and strips.
 MOMENT_FLOATS = 1 << 19
@@ -211,6 +211,8 @@ def _in_rows(tensor: Tensor) -> Tensor:
     tensor = at_least_single(tensor)
     if tensor.is_meta:  # A convolution's result does not lie there as it would.
         return tensor
+    if not is_concrete(tensor):  # A graph's strides may be open.
+        return tensor.contiguous()
     *strides, last = tensor.stride()
     return tensor if last == 1 and min(strides) >= tensor.shape[-1] else tensor.contiguous()
 
