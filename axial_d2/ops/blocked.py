@@ -3,15 +3,15 @@
 The logits of a few strips stay in cache, are never kept, and are computed again in the backward
 pass (the plan of FlashAttention): memory does not grow with B L^2.
 
-A block has b strips of one head, I queries of each and the J keys that they see: under a span no
-others. How it lies: `ops/blocks.py`.
+A block has b strips of one head, or of several small ones, I queries of each and the J keys that
+they see: under a span no others. How it lies: `ops/blocks.py`.
 
 Heads come first, (G, B, L, D), with whatever strides: each head has tables of its own once the
 norm's scales are folded into them.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -104,6 +104,7 @@ class _Group(NamedTuple):
     """Some heads and queries: what their blocks share.
 
     Attributes:
+        backwards: whether keys, values and tables run backwards; see `ops/blocks.py`.
         heads: which.
         together: whether a block has all of them, or one.
         queries: which places.
@@ -113,6 +114,7 @@ class _Group(NamedTuple):
         blocks: the strips of each, and its maps.
     """
 
+    backwards: bool
     heads: slice
     together: bool
     queries: slice
@@ -138,13 +140,20 @@ class _Group(NamedTuple):
         rq, rk, rv = (t[self.heads, self.rows] for t in (rq, rk, rv))
         own, others = (p.stop - p.start for p in (self.queries, self.keys))
         return [
-            blocks.windows(rq, others),
-            blocks.windows(rk.flip(1), own),
-            blocks.windows(rv, others),
+            blocks.windows(rows, count, backwards=self.backwards)
+            for rows, count in (
+                (rq, others),
+                (rk if self.backwards else rk.flip(1), own),
+                (rv, others),
+            )
         ]
 
     def flat(self, *parts: Tensor) -> list[Sequence[Tensor]]:
-        """Of (G, X, Y, Z) parts those of each block, (G * X, Y, Z): copies, but of one head."""
+        """Of (G, X, Y, Z) parts those of each block, (G * X, Y, Z), in at least single precision.
+
+        Copies where a block has several heads.
+        """
+        parts = tuple(at_least_single(t) for t in parts)
         if not self.together:
             return [t.unbind() for t in parts]
         return [(t.flatten(0, 1),) for t in parts]
@@ -154,61 +163,98 @@ class _Group(NamedTuple):
         return [(t,) if self.together else t.unbind() for t in parts]
 
 
-def _groups(operands: Sequence[Tensor], span: int | None) -> Iterator[_Group]:
-    _, q, _, v, *_ = operands
+def _is_small(pairs: int, strips: int, value_depth: int) -> bool:
+    """Whether blocks have several heads, since each call takes its time.
+
+    Otherwise they have one, of which no map is turned by a copy.
+    """
+    return blocks.BLOCK_FLOATS // pairs >= 2 * max(strips, value_depth)
+
+
+def _run_backwards(q: Tensor, v: Tensor, span: int | None) -> bool:
+    """Whether windows of (G, B, L, D) queries' tables would be larger than their maps."""
+    _, strips, length, depth = q.shape
+    queries, keys = blocks.ranges(length, span)[0]
+    pairs = (queries.stop - queries.start) * (keys.stop - keys.start)
+    few = strips < 2 * depth + v.shape[-1]
+    return few and not _is_small(pairs, strips, v.shape[-1])
+
+
+def _groups(q: Tensor, v: Tensor, span: int | None, *, backwards: bool) -> list[_Group]:
+    """Cuts (G, B, L, D) queries and values into groups."""
     heads, strips, length, depth = q.shape
+    plans = []
     for queries, keys in blocks.ranges(length, span):
         own, others = queries.stop - queries.start, keys.stop - keys.start
         outside = blocks.outside(queries, keys, half_span(length, span), q.device)
         first = keys.start + length - queries.stop
         rows = slice(first, first + own + others - 1)
-        # Heads of small maps together, since each call takes its time; else one by one, since of
-        # one head no map is turned by a copy. No more windows than logits, about.
-        most = blocks.BLOCK_FLOATS // (own * others)
-        small = most >= 2 * max(strips, v.shape[-1])
-        at_once = most // (max(strips, v.shape[-1]) if small else 2 * depth + v.shape[-1])
+        if backwards:
+            keys = slice(length - keys.stop, length - keys.start)
+            rows = slice(2 * length - 1 - rows.stop, 2 * length - 1 - rows.start)
+            outside = None if outside is None else outside.flip(1)
+        small = _is_small(own * others, strips, v.shape[-1])
+        # Of several heads windows of a block's size, about.
+        floats = max(strips, v.shape[-1]) if small else max(1, 2 * depth + v.shape[-1])
+        at_once = blocks.BLOCK_FLOATS // (own * others * floats)
         for some_heads in even_slices(heads, math.ceil(heads / max(1, at_once))):
             in_block = some_heads.stop - some_heads.start if small else 1
             floats = in_block * strips * own * others
             some_strips = even_slices(strips, math.ceil(floats / blocks.BLOCK_FLOATS))
             shapes = [(in_block, s.stop - s.start, own, others) for s in some_strips]
-            buffers = blocks.buffers_for(shapes, q[:0])
-            maps = [buffers.maps(shape) for shape in shapes]
-            yield _Group(
-                heads=some_heads,
-                together=in_block > 1,
-                queries=queries,
-                keys=keys,
-                outside=outside,
-                rows=rows,
-                blocks=list(zip(some_strips, maps, strict=True)),
-            )
+            plans.append((some_heads, queries, keys, outside, rows, some_strips, shapes))
+    buffers = blocks.buffers_for([s for plan in plans for s in plan[-1]], at_least_single(q[:0]))
+    return [
+        _Group(
+            backwards=backwards,
+            heads=some_heads,
+            together=shapes[0][0] > 1,
+            queries=queries,
+            keys=keys,
+            outside=outside,
+            rows=rows,
+            blocks=[(s, buffers.maps(m)) for s, m in zip(some_strips, shapes, strict=True)],
+        )
+        for some_heads, queries, keys, outside, rows, some_strips, shapes in plans
+    ]
 
 
 def _attend(operands: Sequence[Tensor], span: int | None, results: Sequence[Tensor]) -> None:
     """Writes content and position, or their sum alone, into (G, B, L, Dv) results."""
-    operands = [_in_rows(t) for t in operands]
+    q, v = operands[1], operands[3]
+    backwards = _run_backwards(q, v, span)
+    operands = _laid(operands, backwards=backwards)
+    for group in _groups(q, v, span, backwards=backwards):
+        _attend_group(group, operands, results)
+
+
+def _attend_group(group: _Group, operands: Sequence[Tensor], results: Sequence[Tensor]) -> None:
     a, q, k, v, *tables = operands
-    for group in _groups(operands, span):
-        windows = group.flat(*group.windows(*tables))
-        for strips, maps in group.blocks:
-            queries, keys = group.of_queries(strips, a, q), group.of_keys(strips, k, v)
-            inputs = group.flat(*queries, *keys)
-            targets = group.views(*group.of_queries(strips, *results))
-            for ab, qb, kb, vb, rq, rk, rv, *of_block in zip(
-                *inputs, *windows, *targets, strict=True
-            ):
-                weights, sums = maps.weights(ab, qb, kb, rq, rk, group.outside)
-                content, position = product(weights, vb), product(maps.turned(weights), rv)
-                position = maps.turned(position)
-                parts = (content, position) if len(of_block) == 2 else (content.add_(position),)
-                for part, target in zip(parts, of_block, strict=True):
-                    _divide(maps.by_head(part), maps.by_head(sums), target)
+    windows = group.flat(*group.windows(*tables))
+    for strips, maps in group.blocks:
+        inputs = group.flat(*group.of_queries(strips, a, q), *group.of_keys(strips, k, v))
+        targets = group.views(*group.of_queries(strips, *results))
+        for ab, qb, kb, vb, rq, rk, rv, *of_block in zip(*inputs, *windows, *targets, strict=True):
+            weights, sums = maps.weights(ab, qb, kb, rq, rk, group.outside)
+            content, position = product(weights, vb), product(maps.turned(weights), rv)
+            position = maps.turned(position)
+            parts = (content, position) if len(of_block) == 2 else (content.add_(position),)
+            for part, target in zip(parts, of_block, strict=True):
+                _divide(maps.by_head(part), maps.by_head(sums), target)
+
+
+def _laid(operands: Sequence[Tensor], *, backwards: bool) -> list[Tensor]:
+    """The operands as the blocks read them; tables in at least single precision."""
+    a, q, k, v, *tables = operands
+    tables = [at_least_single(t) for t in tables]
+    if backwards:
+        k, v = k.flip(2), v.flip(2)
+        tables = [t.flip(1) for t in tables]
+    return [*(_in_rows(t) for t in (a, q, k, v)), *tables]
 
 
 def _in_rows(tensor: Tensor) -> Tensor:
-    """In at least single precision, and so that products take its matrices where they lie."""
-    tensor = at_least_single(tensor)
+    """So that products take its matrices where they lie."""
     if tensor.is_meta:  # A convolution's result does not lie there as it would.
         return tensor
     if not is_concrete(tensor):  # A graph's strides may be open.
@@ -218,10 +264,10 @@ def _in_rows(tensor: Tensor) -> Tensor:
 
 
 def _divide(part: Tensor, sums: Tensor, result: Tensor) -> None:
-    if torch.compiler.is_compiling():  # It loses the strides of `out`.
-        result.copy_(part / sums)
-    else:
+    if is_concrete(part):
         torch.div(part, sums, out=result)
+    else:  # A compiler loses the strides of `out`, a transform does not know it.
+        result.copy_(part / sums)
 
 
 class _Blocked(torch.autograd.Function):
@@ -260,15 +306,18 @@ class _Blocked(torch.autograd.Function):
         ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # To be asked for once.
-        operands = [_in_rows(t) for t in saved]
+        q, v = saved[1], saved[3]
+        backwards = _run_backwards(q, v, ctx.span)
+        operands = _laid(saved, backwards=backwards)
         result_grads = _in_rows(content_grad), _in_rows(position_grad)
         # A key, or its value, may be in several blocks, a row is in most.
         grads = [torch.empty_like(t) for t in operands[:2]]
-        grads += [torch.zeros_like(t) for t in operands[2:]]
-        for group in _groups(operands, ctx.span):
+        grads += [torch.zeros_like(at_least_single(t)) for t in operands[2:]]
+        for group in _groups(q, v, ctx.span, backwards=backwards):
             _group_gradients(group, operands, result_grads, grads)
-        everything = zip(grads, saved, strict=True)
-        return (*(g.to(t.dtype) for g, t in everything), None)
+        if backwards:
+            grads[2:] = [*(t.flip(2) for t in grads[2:4]), *(t.flip(1) for t in grads[4:])]
+        return (*(g.to(t.dtype) for g, t in zip(grads, saved, strict=True)), None)
 
 
 def _group_gradients(
@@ -279,26 +328,43 @@ def _group_gradients(
 ) -> None:
     """Writes a group's part of the operands' gradients, adds it to those of keys, values, rows."""
     a, q, k, v, *tables = operands
-    of_windows = group.windows(*tables)
-    window_grads = [t.new_zeros(t.mT.shape) for t in of_windows]
-    # The gradients are in one piece, and flat they are views.
-    windows = group.flat(*of_windows, *window_grads)
+    windows = group.windows(*tables)
+    row_grads = [t[group.heads, group.rows] for t in grads[4:]]
+    if group.backwards:
+        tables = group.flat(*windows) + group.views(*row_grads)
+    else:
+        # In one piece, so that flat they are views.
+        window_grads = [t.new_zeros(t.mT.shape) for t in windows]
+        tables = group.flat(*windows, *window_grads)
     for strips, maps in group.blocks:
         inputs = (*group.of_queries(strips, a, q, *result_grads), *group.of_keys(strips, k, v))
         targets = (*group.of_queries(strips, *grads[:2]), *group.of_keys(strips, *grads[2:4]))
-        of_blocks = (*group.flat(*inputs), *windows, *group.views(*targets))
+        of_blocks = (*group.flat(*inputs), *tables, *group.views(*targets))
+        add = _add_to_rows if group.backwards else _add_to_windows
         for tensors in zip(*of_blocks, strict=True):
-            _block_gradients(*tensors, outside=group.outside, maps=maps)
-    drq, drk, drv = (blocks.rows_from(t.mT) for t in window_grads)
-    for grad, part in zip(grads[4:], (drq, drk.flip(1), drv), strict=True):
-        grad[group.heads, group.rows] += part
+            _block_gradients(*tensors, outside=group.outside, maps=maps, add=add)
+    if not group.backwards:
+        parts = (blocks.rows_from(t.mT) for t in window_grads)
+        for n, (row_grad, part) in enumerate(zip(row_grads, parts, strict=True)):
+            row_grad += part.flip(1) if n == 1 else part
+
+
+def _add_to_windows(target: Tensor, x: Tensor, map_: Tensor, maps: Maps) -> None:
+    """Adds to the gradients of windows, (G * I, D, J), from what lies by place."""
+    target.baddbmm_(x.mT, map_)
+
+
+def _add_to_rows(target: Tensor, x: Tensor, map_: Tensor, maps: Maps) -> None:
+    """The same to those of rows, (G, I + J - 1, D), of one head without G."""
+    x, map_ = maps.by_head(x), maps.by_head(map_)  # (G, I, b, D), (G, I, b, J)
+    target += blocks.lines(map_).mT @ x.flatten(-3, -2)
 
 
 def _block_gradients(
     a: Tensor, q: Tensor, dc: Tensor, dp: Tensor, k: Tensor, v: Tensor,
     rq: Tensor, rk: Tensor, rv: Tensor, drq: Tensor, drk: Tensor, drv: Tensor,
     da: Tensor, dq: Tensor, dk: Tensor, dv: Tensor,
-    *, outside: Tensor | None, maps: Maps,
+    *, outside: Tensor | None, maps: Maps, add: Callable[[Tensor, Tensor, Tensor, Maps], None],
 ) -> None:  # fmt: skip
     """The gradients of a block.
 
@@ -312,20 +378,21 @@ def _block_gradients(
         rq: (G * I, J, D), the rows that each query sees.
         rk: (G * J, I, D), those by which each key is seen.
         rv: (G * I, J, Dv), the rows of the values.
-        drq: (G * I, D, J), added to, like the next two.
-        drk: (G * J, D, I).
-        drv: (G * I, Dv, J).
+        drq: the gradient of rq, as `add` takes it, like the next two.
+        drk: of rk.
+        drv: of rv.
         da: (G, b, I, D), of one head (b, I, D); written to.
         dq: like da, written to.
         dk: (G, b, J, D), of one head (b, J, D); added to.
         dv: (G, b, J, Dv), of one head (b, J, Dv); added to.
         outside: see `_Group`.
         maps: where the block works.
+        add: adds to the gradients of rows, or of windows.
     """
     weights, sums = maps.weights(a, q, k, rq, rk, outside)
     weights /= sums
     dv += maps.by_head(product(weights.mT, dc))
-    drv.baddbmm_(maps.turned(dp).mT, maps.turned(weights))
+    add(drv, maps.turned(dp), maps.turned(weights), maps)
 
     logits = maps.weight_gradient(dc, dp, v, rv)
     logits -= torch.linalg.vecdot(logits, weights)[..., None]
@@ -335,10 +402,10 @@ def _block_gradients(
     dk += maps.by_head(product(logits.mT, a))
     placed = maps.turned(logits)
     dq.copy_(maps.by_head(maps.turned(product(placed, rq))))
-    drq.baddbmm_(maps.turned(q).mT, placed)
+    add(drq, maps.turned(q), placed, maps)
     placed = maps.by_key(logits)
     dk += maps.by_head(maps.turned(product(placed, rk)))
-    drk.baddbmm_(maps.turned(k).mT, placed)
+    add(drk, maps.turned(k), placed, maps)
 
 
 def _strip_blocks(q: Tensor) -> list[slice]:

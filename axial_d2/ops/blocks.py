@@ -8,8 +8,13 @@ product. With R[i, j] = row j - i, for I queries and J keys of b strips:
     k.rk      [j, :, i] = k[:, j] @ R[:, j].T    (b, D) @ (D, I)
     position  [i, :, d] = w[:, i] @ R[i]         (b, J) @ (J, Dv)
 
-The rows that each place meets are copied, once for all strips. All else are views where a block has
-one head, as many as can be made once: of small maps a call costs as much as its work.
+The rows that each place meets are copied, once for all strips: so places may run forwards, and q, k
+and v are read where they lie. With fewer strips than channels the copies would be larger
+than the maps. There keys and tables run backwards: the row of a pair is i + j, and a place's rows
+are a window that moves by one, a view.
+
+Of one head, what lies by place is a view of what lies by strip. Views are made once where they can
+be: of small maps a call costs as much as its work.
 """
 
 import math
@@ -56,28 +61,47 @@ def even_slices(total: int, count: int) -> list[slice]:
     return [slice(start, min(start + step, total)) for start in range(0, total, step)]
 
 
-def windows(rows: Tensor, others: int) -> Tensor:
-    """What each of I places meets of (G, I + J - 1, D) rows, the first place the last ones.
+def windows(rows: Tensor, others: int, *, backwards: bool) -> Tensor:
+    """What each of I places meets of (G, I + J - 1, D) rows.
 
     Args:
-        rows: of a table, by rising distance of the others from the place.
+        rows: of a table, such that the first place meets the last ones; backwards, the first ones.
         others: J.
+        backwards: whether what the places meet runs backwards, and the rows with it.
 
     Returns:
-        (G, I, J, D), a copy.
+        (G, I, J, D), a copy; backwards a view.
     """
-    return rows.unfold(1, others, 1).mT.flip(1)
+    found = rows.unfold(1, others, 1).mT
+    return found if backwards else found.flip(1)
 
 
 def rows_from(windows: Tensor) -> Tensor:
-    """The gradient of (G, I + J - 1, D) rows from that of their (G, I, J, D) windows."""
+    """The gradient of (G, I + J - 1, D) rows from that of their (G, I, J, D) windows, forwards."""
     heads, places, others, depth = windows.shape
     count = places + others - 1
     lines = windows.new_zeros(heads, places, count, depth)
-    # The first place met the last rows, the next one those one row before.
+    # A place's rows lie one before those of the place before.
     strides = (places * count * depth, (count - 1) * depth, depth, 1)
     lines.as_strided(windows.shape, strides, (places - 1) * depth).copy_(windows)
     return lines.sum(dim=1)
+
+
+def lines(placed: Tensor) -> Tensor:
+    """A map as lines with a number for each row, backwards.
+
+    Args:
+        placed: (G, I, b, J), of one head without G.
+
+    Returns:
+        (G, I * b, I + J - 1).
+    """
+    *heads, places, strips, others = placed.shape
+    count = places + others - 1
+    made = placed.new_zeros(*heads, places, strips, count)
+    strides = [places * strips * count] * len(heads) + [strips * count + 1, count, 1]
+    made.as_strided(placed.shape, strides).copy_(placed)
+    return made.flatten(-3, -2)
 
 
 class Maps:

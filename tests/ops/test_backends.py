@@ -371,6 +371,39 @@ def test_few_strips_take_no_memory_for_windows_of_the_tables(gradients: bool) ->
     assert memory.peak < working + 12 * 4 * v.numel() < 4 * 8 * 64 * 64 * 64
 
 
+@pytest.mark.parametrize(("strips", "length"), [(1, 512), (3, 300)])
+def test_long_strips_take_no_memory_for_windows_of_the_tables(strips: int, length: int) -> None:
+    q, k = torch.randn(2, strips, 1, length, 32)
+    inputs = [q, k, torch.randn(strips, 1, length, 64)]
+    inputs += [torch.randn(2 * length - 1, d) for d in (32, 32, 64)]
+    inputs = [t.requires_grad_() for t in inputs]
+    with PeakMemory(inputs) as memory:
+        ops.axial_attention(*inputs, backend="blocked")[0].sum().backward()
+    # Three maps, one spread over lines, and twice what goes in and comes out.
+    map_, own = strips * length**2, sum(t.numel() for t in inputs)
+    assert memory.peak < 4 * (3 + 3) * map_ + 4 * 4 * own < 4 * length**2 * 128
+
+
+def test_a_transform_over_values() -> None:
+    *tensors, _ = (t.detach() for t in draw(3, 9, 4, True))
+    q, k, v, *tables = tensors
+    for backend in ("blocked", "kept"):
+
+        def attend(v: Tensor, backend: str = backend) -> Tensor:
+            with torch.no_grad():
+                return ops.summed_axial_attention(q, k, v, *tables, backend=backend)
+
+        both = torch.func.vmap(attend)(torch.stack([v, 2 * v]))
+        torch.testing.assert_close(both[0], attend(v))
+        torch.testing.assert_close(both[1], attend(2 * v))
+
+
+def test_no_channels() -> None:
+    inputs = [torch.randn(40, 3, 60, 0)] * 3 + [torch.randn(119, 0)] * 3
+    content, _ = ops.axial_attention(*inputs, backend="blocked")
+    assert content.shape == (40, 3, 60, 0)
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (1, 2, 3, 0)])
 def test_tensors_may_lie_in_any_order(order: tuple[int, ...]) -> None:
     """Of the last one no product takes the matrices where they lie."""

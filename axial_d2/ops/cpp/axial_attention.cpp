@@ -624,7 +624,7 @@ int run_forward(const Sizes &sizes, const View *views, const T *const *tables, c
 template <class T, int W>
 int run_backward(const Sizes &sizes, const View *views, const T *const *tables, const View *grads,
                  T *const *table_grads) {
-  // A thread's sums for the tables are at most a quarter of what q, k, v and their gradients take.
+  // All threads' sums for the tables take less than a quarter of q, k, v and their gradients.
   Attention<T, W> attention(sizes, 8);
   return attention.backward(
       {views, views + 1, views + 2, tables[0], tables[1], tables[2], tables[3]}, views[3], views[4],
