@@ -137,9 +137,7 @@ def laid(operands: Sequence[Tensor], *, backwards: bool) -> list[Tensor]:
     if backwards:
         k, v = k.flip(2), v.flip(2)
         tables = [t.flip(1) for t in tables]
-    same, q = a is q, in_rows(q)
-    # Without a scale the queries of q.k are those of q.rq.
-    return [q if same else in_rows(a), q, in_rows(k), in_rows(v), *tables]
+    return [*(in_rows(t) for t in (a, q, k, v)), *tables]
 
 
 def in_rows(tensor: Tensor) -> Tensor:
