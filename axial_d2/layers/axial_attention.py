@@ -6,10 +6,10 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from axial_d2 import ops
 from axial_d2.layers.folding import Folding, is_plain, may_fold, running_affine, sources_of
+from axial_d2.layers.layout import feature_map, layout_of, same_layout_backward, subsampled
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.layers.pointwise import pointwise
 from axial_d2.layers.position_table import RelativePositionTable
@@ -104,7 +104,7 @@ class AxialAttention1d(nn.Module):
         folded = self._folded()
         if folded is not None:
             return self._forward_folded(x, folded)
-        q, k, v = self._strips(_SameLayoutBackward.apply(self.qkv_norm(self.qkv(x))))
+        q, k, v = self._strips(same_layout_backward(self.qkv_norm(self.qkv(x))))
         tables = (self.query_table(), self.key_table(), self.value_table())
         span = ops.check_span(self.span, q.shape[-2])
         norm, backend = self.logit_norm, self.backend
@@ -182,10 +182,8 @@ class AxialAttention1d(nn.Module):
     def _feature_map(self, strips: Tensor, x: Tensor) -> Tensor:
         """Puts (N, S, G, L, D) back into (N, G * D, H, W), in x's layout."""
         lines = strips.transpose(2, 3).flatten(3)  # (N, S, L, G * D)
-        order = (0, 3, 2, 1) if self.axis == "height" else (0, 3, 1, 2)
-        feature_map = lines.permute(order)  # (N, G * D, H, W)
-        # Norms are several times slower on strides that are neither of torch's two layouts.
-        return feature_map.contiguous(memory_format=_layout(x))
+        places = lines.transpose(1, 2) if self.axis == "height" else lines  # (N, H, W, G * D)
+        return feature_map(places, layout_of(x))
 
     def extra_repr(self) -> str:
         return f"axis={self.axis}, heads={self.num_heads}, span={self.span or 'global'}"
@@ -226,25 +224,6 @@ def _may_divide(logit_scale: Tensor) -> bool:
     content, query, _ = logit_scale.abs()
     # Under autocast the weights are in half precision as well.
     return bool((content > 0.03).all() and (query < 30 * content).all())
-
-
-class _SameLayoutBackward(torch.autograd.Function):
-    """Hands the gradient back in the layout the map had: the norm's backward pass is several times
-    slower on the permuted one that cutting into strips leaves."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        ctx.layout = _layout(x)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return gradient.contiguous(memory_format=ctx.layout)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    # Of a map that rows or columns were taken from, too: by its channels, not by its gaps.
-    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
 
 
 class AxialAttention2d(nn.Module):
@@ -323,8 +302,8 @@ class AxialAttention2d(nn.Module):
             (N, out_channels, ceil(H / stride), ceil(W / stride)).
         """
         step = self.stride if self.stride_mode == "subsample" else 1
-        x = self.height(x)[:, :, ::step]
-        x = self.width(x)[:, :, :, ::step]
+        x = subsampled(self.height(x), rows=step)
+        x = subsampled(self.width(x), columns=step)
         return self.pool(x)
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from axial_d2.layers.axial_attention import NormFactory
 from axial_d2.layers.drop_path import DropPath
 from axial_d2.layers.folding import FoldingSequential, convolve
+from axial_d2.layers.layout import subsampled
 
 
 class AxialBottleneck(nn.Module):
@@ -90,7 +91,7 @@ class SubsampledConv(nn.Conv2d):
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Takes (N, in_channels, H, W), gives (N, out_channels, ceil(H / stride), ...)."""
         step = self.stride[0]
-        return F.conv2d(x[:, :, ::step, ::step], weight, bias)
+        return F.conv2d(subsampled(x, rows=step, columns=step), weight, bias)
 
 
 def init_convolution(convolution: nn.Conv2d) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from axial_d2 import ops
 from axial_d2.layers.axial_attention import STRIDE_MODES, NormFactory
+from axial_d2.layers.layout import subsampled
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.ops.reference import at_least_single, no_autocast
 
@@ -195,7 +196,7 @@ class LocalAttention2d(nn.Module):
         if position is not None:
             y = y + self.position_norm(_feature_map(position))
         step = self.stride if self.stride_mode == "subsample" else 1
-        return self.pool(y[:, :, ::step, ::step])
+        return self.pool(subsampled(y, rows=step, columns=step))
 
     def _scale(self, q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor | None) -> Tensor:
         """The scales (T, G) of the logit norm, from this batch where it uses that."""

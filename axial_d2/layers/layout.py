@@ -1,0 +1,70 @@
+"""How a feature map lies in memory: in one of torch's two layouts, on the way back as well.
+
+Convolutions and norms are several times slower on a map or a gradient of other strides.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """The layout of a map (N, C, H, W), also of one that rows or columns were taken from."""
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
+
+
+def same_layout_backward(x: Tensor) -> Tensor:
+    """Gives x (N, C, H, W), whose gradient will be handed on in x's layout."""
+    return _SameLayoutBackward.apply(x)
+
+
+def feature_map(places: Tensor, layout: torch.memory_format) -> Tensor:
+    """Views places as a map, or copies them to lie in a layout.
+
+    Args:
+        places: (N, H, W, C), whatever strides.
+        layout: of the result.
+
+    Returns:
+        (N, C, H, W).
+    """
+    last = layout is torch.channels_last
+    map_ = places if last else places.permute(0, 3, 1, 2)
+    # Views of a single picture may have any stride for N, by which torch tells its layouts; made
+    # from a line they have the right one.
+    map_ = map_.reshape(-1).view(map_.shape)
+    return map_.permute(0, 3, 1, 2) if last else map_
+
+
+def subsampled(x: Tensor, *, rows: int = 1, columns: int = 1) -> Tensor:
+    """Takes every so many rows and columns of a map.
+
+    A copy: convolutions would make it, not always in x's layout, and their gradients would keep the
+    whole map.
+
+    Args:
+        x: (N, C, H, W).
+        rows: every how many, from the first.
+        columns: the same.
+
+    Returns:
+        (N, C, ceil(H / rows), ceil(W / columns)) in x's layout, x itself where both are 1.
+    """
+    if rows == columns == 1:
+        return x
+    if layout_of(x) is torch.contiguous_format:
+        return x[:, :, ::rows, ::columns].contiguous()
+    # The gradient of a slice lies in the order of its dimensions.
+    part = x.permute(0, 2, 3, 1)[:, ::rows, ::columns]  # (N, H', W', C)
+    return part.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+
+class _SameLayoutBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
+        ctx.layout = layout_of(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        return gradient.contiguous(memory_format=ctx.layout)
