@@ -117,7 +117,8 @@ class AxialAttention1d(nn.Module):
                 q, k, v, *tables, logit_scale=norm.running_scale(), span=span, backend=backend
             )
         content = self.content_norm(self._feature_map(content, x))
-        return content + self.position_norm(self._feature_map(position, x))
+        position = self.position_norm(self._feature_map(position, x))
+        return same_layout_backward(content) + same_layout_backward(position)
 
     def _folded(self) -> "_Folded | None":
         """All norms as part of what stands beside them, where that may be; see `folding`."""

@@ -109,6 +109,16 @@ class Watched(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("axis", ["height", "width"])
+def test_a_gradient_from_elsewhere_is_laid_once(axis: str) -> None:
+    layer = AxialAttention1d(in_channels=16, out_channels=16, axis=axis)
+    x = torch.randn(2, 16, 6, 7).to(memory_format=torch.channels_last).requires_grad_()
+    with Watched() as watched:
+        layer(x).backward(torch.randn(2, 16, 6, 7))
+    assert watched.calls > 5
+    assert watched.found == []
+
+
 @pytest.mark.parametrize("backend", ["auto", "blocked"])
 @pytest.mark.parametrize("stride_mode", ["subsample", "avg_pool"])
 @pytest.mark.parametrize("pictures", [1, 2])
