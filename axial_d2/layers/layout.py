@@ -1,6 +1,8 @@
 """How a feature map lies in memory: in one of torch's two layouts, on the way back as well.
 
-Convolutions and norms are several times slower on a map or a gradient of other strides.
+Convolutions and norms are several times slower on a map or a gradient of other strides. And a batch
+norm's backward pass is wrong (torch 2.14, on the CPU) where the stride for N of a single picture is
+not its size and the gradient lies in the other layout.
 """
 
 import torch
