@@ -1,8 +1,8 @@
 """How a feature map lies in memory: in one of torch's two layouts, on the way back as well.
 
 Convolutions and norms are several times slower on a map or a gradient of other strides. And a batch
-norm's backward pass is wrong (torch 2.14, on the CPU) where the stride for N of a single picture is
-not its size and the gradient lies in the other layout.
+norm's backward pass is wrong (torch 2.14, on the CPU) where a dimension of size 1, such as N of a
+single picture, has another stride than it would, and the gradient lies in the other layout.
 """
 
 import torch
@@ -32,8 +32,8 @@ def feature_map(places: Tensor, layout: torch.memory_format) -> Tensor:
     """
     last = layout is torch.channels_last
     map_ = places if last else places.permute(0, 3, 1, 2)
-    # Views of a single picture may have any stride for N, by which torch tells its layouts; made
-    # from a line they have the right one.
+    # Dimensions of size 1 may have any stride, and torch tells layouts by strides; a view of one
+    # line has the right ones.
     map_ = map_.reshape(-1).view(map_.shape)
     return map_.permute(0, 3, 1, 2) if last else map_
 
@@ -54,11 +54,13 @@ def subsampled(x: Tensor, *, rows: int = 1, columns: int = 1) -> Tensor:
     """
     if rows == columns == 1:
         return x
-    if layout_of(x) is torch.contiguous_format:
-        return x[:, :, ::rows, ::columns].contiguous()
-    # The gradient of a slice lies in the order of its dimensions.
-    part = x.permute(0, 2, 3, 1)[:, ::rows, ::columns]  # (N, H', W', C)
-    return part.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    layout = layout_of(x)
+    if layout is torch.contiguous_format:
+        part = x[:, :, ::rows, ::columns]
+    else:  # The gradient of a slice lies in the order of its dimensions.
+        part = x.permute(0, 2, 3, 1)[:, ::rows, ::columns].permute(0, 3, 1, 2)
+    # Not `contiguous`, which leaves the strides of dimensions of size 1, and views as they are.
+    return part.clone(memory_format=layout)
 
 
 class _SameLayoutBackward(torch.autograd.Function):
@@ -69,4 +71,4 @@ class _SameLayoutBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        return gradient.contiguous(memory_format=ctx.layout)
+        return feature_map(gradient.permute(0, 2, 3, 1), ctx.layout)
