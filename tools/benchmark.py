@@ -110,9 +110,9 @@ def print_table(record: dict[str, Any]) -> None:
         spread = f"{row['min']:.4f} .. {row['max']:.4f}"
         peak = f"{row['peak_bytes'] / 1e6:9.1f}" if "peak_bytes" in row else f"{'-':>9}"
         print(f"{name:20} {row['median']:10.4f} {spread:>19} {peak}")
-    less = f", {record['less_memory']:.2f} times less memory" if "less_memory" in record else ""
+    memory = f", memory {1 / record['less_memory']:.3g}" if "less_memory" in record else ""
     same = "; the results are the same" if record["same_result"] else ""
-    print(f"ours is {record['faster']:.2f} times faster{less}{same}")
+    print(f"ours / baseline: time {1 / record['faster']:.3g}{memory}{same}")
     for what in ("time", "memory"):
         if f"{what}_per_multiply_add" in record:
             ratio = record[f"{what}_per_multiply_add"]

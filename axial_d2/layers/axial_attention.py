@@ -118,6 +118,7 @@ class AxialAttention1d(nn.Module):
             )
         content = self.content_norm(self._feature_map(content, x))
         position = self.position_norm(self._feature_map(position, x))
+        # Not of the sum: a ReLU may change that in place, which a view forbids.
         return same_layout_backward(content) + same_layout_backward(position)
 
     def _folded(self) -> "_Folded | None":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from axial_d2 import ops
 from axial_d2.layers.axial_attention import STRIDE_MODES, NormFactory
-from axial_d2.layers.layout import subsampled
+from axial_d2.layers.layout import feature_map, layout_of, same_layout_backward, subsampled
 from axial_d2.layers.logit_norm import LogitNorm
 from axial_d2.ops.reference import at_least_single, no_autocast
 
@@ -183,7 +183,7 @@ class LocalAttention2d(nn.Module):
         Returns:
             (N, out_channels, ceil(H / stride), ceil(W / stride)).
         """
-        q, k, v = self._heads(self.qkv_norm(self.qkv(x)))
+        q, k, v = self._heads(same_layout_backward(self.qkv_norm(self.qkv(x))))
         key_table = self.key_table() if self.position_sensitive else None
         value_table = self.value_table() if self.position_sensitive else None
         query_table = self.query_table()
@@ -192,9 +192,10 @@ class LocalAttention2d(nn.Module):
             logit_scale=self._scale(q, k, query_table, key_table),
             backend=self.backend,
         )
-        y = self.content_norm(_feature_map(content))
-        if position is not None:
-            y = y + self.position_norm(_feature_map(position))
+        y = self.content_norm(_feature_map(content, x))
+        if position is not None:  # Else a ReLU may change y in place, which a view forbids.
+            position = self.position_norm(_feature_map(position, x))
+            y = same_layout_backward(y) + same_layout_backward(position)
         step = self.stride if self.stride_mode == "subsample" else 1
         return self.pool(subsampled(y, rows=step, columns=step))
 
@@ -226,6 +227,7 @@ class LocalAttention2d(nn.Module):
         )
 
 
-def _feature_map(x: Tensor) -> Tensor:
-    """(N, G, H, W, D) to (N, G * D, H, W)."""
-    return x.permute(0, 1, 4, 2, 3).flatten(1, 2)
+def _feature_map(heads: Tensor, x: Tensor) -> Tensor:
+    """Puts (N, G, H, W, D) back into (N, G * D, H, W), in x's layout."""
+    places = heads.permute(0, 2, 3, 1, 4).flatten(3)  # (N, H, W, G * D)
+    return feature_map(places, layout_of(x))

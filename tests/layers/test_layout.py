@@ -79,11 +79,17 @@ def test_the_layout_of_a_part() -> None:
     assert layout_of(x.contiguous()[:, :, ::2, ::2]) is torch.contiguous_format
 
 
+def layer_of(kind: str) -> nn.Module:
+    if kind == "local":
+        return LocalAttention2d(in_channels=16, out_channels=16, window=3)
+    return AxialAttention1d(in_channels=16, out_channels=16, axis=kind)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("axis", ["height", "width"])
+@pytest.mark.parametrize("kind", ["height", "width", "local"])
 @pytest.mark.parametrize("training", [False, True])
-def test_a_layer_keeps_the_layout(layout: torch.memory_format, axis: str, training: bool) -> None:
-    layer = AxialAttention1d(in_channels=16, out_channels=16, axis=axis).train(training)
+def test_a_layer_keeps_the_layout(layout: torch.memory_format, kind: str, training: bool) -> None:
+    layer = layer_of(kind).train(training)
     x = torch.randn(1, 16, 6, 7).contiguous(memory_format=layout)
     with torch.set_grad_enabled(training):
         assert canonical(layer(x), layout)
@@ -123,7 +129,7 @@ def test_gradients_are_the_same_in_both_layouts(
         here = x.contiguous(memory_format=layout).requires_grad_()
         y = block(here)
         wave = torch.sin(torch.arange(y.numel(), dtype=torch.float64)).view(y.shape)
-        inputs = [here, *(p for p in block.parameters())]
+        inputs = [here, *block.parameters()]
         wave = wave.contiguous(memory_format=other)
         gradients.append(torch.autograd.grad(y, inputs, wave))
     assert max(g.abs().max() for g in gradients[0]) > 0.1
@@ -159,9 +165,9 @@ class Watched(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("axis", ["height", "width"])
-def test_a_gradient_from_elsewhere_is_laid_once(axis: str) -> None:
-    layer = AxialAttention1d(in_channels=16, out_channels=16, axis=axis)
+@pytest.mark.parametrize("kind", ["height", "width", "local"])
+def test_a_gradient_from_elsewhere_is_laid_before_the_norms(kind: str) -> None:
+    layer = layer_of(kind)
     x = torch.randn(2, 16, 6, 7).to(memory_format=torch.channels_last).requires_grad_()
     with Watched() as watched:
         layer(x).backward(torch.randn(2, 16, 6, 7))
@@ -169,13 +175,18 @@ def test_a_gradient_from_elsewhere_is_laid_once(axis: str) -> None:
     assert watched.found == []
 
 
-@pytest.mark.parametrize("backend", ["auto", "blocked"])
+@pytest.mark.parametrize(
+    ("attention", "backend"), [("axial", "auto"), ("axial", "blocked"), ("ps_local", "auto")]
+)
 @pytest.mark.parametrize("stride_mode", ["subsample", "avg_pool"])
 @pytest.mark.parametrize("pictures", [1, 2])
-def test_a_network_is_all_channels_last(backend: str, stride_mode: str, pictures: int) -> None:
+def test_a_network_is_all_channels_last(
+    attention: str, backend: str, stride_mode: str, pictures: int
+) -> None:
     torch.manual_seed(0)
     network = AxialResNet(
         depth=26,
+        attention=attention,
         width_multiplier=0.125,
         stride_mode=stride_mode,
         output_stride=32,
