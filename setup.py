@@ -29,6 +29,7 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "demo": ["opencv-python-headless>=4.8"],  # an opencv-python already installed does as well
+    "compiler": ["ziglang>=0.17"],  # for the CPU's attention, where the system has none
     "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8.0", "ruff>=0.6", "safetensors>=0.4"],
 }
 

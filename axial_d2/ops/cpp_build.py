@@ -8,12 +8,14 @@ Nothing here is needed: without a compiler, `load` says why and the callers do w
 import contextlib
 import ctypes
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,13 +30,10 @@ SWITCH = "AXIAL_D2_CPP"
 CACHE = "AXIAL_D2_CACHE"
 COMPILERS = ("c++", "g++", "clang++")
 OPTIMISATION = ("-O3", "-fno-math-errno", "-fno-trapping-math")
-# The first that the compiler takes: x86 and ARM say "this machine" in different words; OpenMP may
-# be absent, which costs the threads.
-ALTERNATIVES = tuple(
-    (*machine, *threads)
-    for threads in (("-fopenmp",), ())
-    for machine in (("-march=native",), ("-mcpu=native",), ())
-)
+# Clang with its libraries, as a package of PyPI for all systems: none of the system's is needed.
+PACKAGE = "ziglang"
+# The first that the compiler takes: x86 and ARM say "this machine" in different words.
+ALTERNATIVES = (("-march=native",), ("-mcpu=native",), ())
 LONGEST_BUILD_S = 300
 
 
@@ -86,7 +85,7 @@ def load(name: str) -> ctypes.CDLL:
 
 
 def find_compiler() -> list[str]:
-    """A C++ compiler and its options: the environment's CXX, else the first known one."""
+    """A C++ compiler and its options: CXX of the environment, else a known one, else PyPI's."""
     wanted = os.environ.get("CXX", "").strip()
     try:
         commands = [shlex.split(wanted)] if wanted else [[name] for name in COMPILERS]
@@ -96,7 +95,13 @@ def find_compiler() -> list[str]:
         found = shutil.which(program)
         if found:
             return [found, *options]
-    raise NotBuilt(f"no C++ compiler found: {wanted or ', '.join(COMPILERS)}")
+    if wanted:
+        raise NotBuilt(f"no C++ compiler found: {wanted}")
+    if sys.executable and importlib.util.find_spec(PACKAGE):
+        return [sys.executable, "-m", PACKAGE, "c++"]
+    raise NotBuilt(
+        f"no C++ compiler found: {', '.join(COMPILERS)}; pip install {PACKAGE} brings one"
+    )
 
 
 def cache_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -22,17 +23,30 @@ class View(ctypes.Structure):
 
 class Sizes(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in (
-            *("batches", "strips", "heads", "length", "depth", "value_depth"),
-            *("half", "tables", "threads"),
-        )
+        *((name, ctypes.c_int64) for name in ("batches", "strips", "heads", "length", "depth")),
+        *((name, ctypes.c_int64) for name in ("value_depth", "half", "tables", "threads")),
+        ("parallel", ctypes.c_void_p),
     ]
 
 
 def view(tensor: Tensor) -> View:
     """Of a (N, S, G, L, D) tensor."""
     return View(tensor.data_ptr(), *tensor.stride())
+
+
+@cache
+def parallel() -> int | None:
+    """The address of the `GOMP_parallel` that torch itself uses; None if torch has no OpenMP.
+
+    So a compiler needs no OpenMP, and torch's threads do the work: others would have to share the
+    cores with them, since they look for more of it for a while after each operation. Part of the
+    interface of GNU's OpenMP to compilers, which LLVM's and Intel's have as well.
+    """
+    try:
+        # A library's handle finds what it depends on as well, whatever name that has.
+        return ctypes.cast(ctypes.CDLL(torch._C.__file__).GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None
 
 
 def pointers(tensors: Sequence[Tensor]) -> ctypes.Array:
@@ -61,7 +75,7 @@ def call(
     Raises:
         MemoryError: there was none.
     """
-    sizes = Sizes(*q.shape, value_depth, half, tables, torch.get_num_threads())
+    sizes = Sizes(*q.shape, value_depth, half, tables, torch.get_num_threads(), parallel())
     kind = "double" if q.dtype == torch.float64 else "float"
     run = getattr(cpp_build.load(SOURCE), f"{name}_{kind}")
     passed = [(View * len(a))(*a) if isinstance(a, list) else a for a in arguments]

@@ -1,5 +1,7 @@
 """The C++ operator: that it runs, on whatever strides, threads and lanes; and how it is built."""
 
+import ctypes
+import importlib.util
 import logging
 import os
 import re
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from axial_d2 import ops
 from axial_d2.layers import AxialAttention1d
-from axial_d2.ops import compiled, cpp_build
+from axial_d2.ops import compiled, cpp_build, cpp_call
 
 HERE = Path(__file__).resolve().parents[2]
 needs_compiler = pytest.mark.skipif(
@@ -83,8 +85,13 @@ def test_single_precision_with_tables_of_each_head(
 
 
 @needs_compiler
-@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++")
-def test_another_compiler(own_cache: Path) -> None:
+@pytest.mark.parametrize("compiler", ["clang++", "ziglang"])
+def test_another_compiler(own_cache: Path, compiler: str) -> None:
+    package = compiler == cpp_build.PACKAGE
+    found = importlib.util.find_spec(compiler) if package else shutil.which(compiler)
+    if found is None:
+        pytest.skip(f"no {compiler}")
+    command = f"{sys.executable} -m {compiler} c++" if package else compiler
     inputs = draw(33, length=10, dtype=torch.float32)
     wanted = results_and_gradients(inputs, "compiled")
     torch.save((inputs, wanted), own_cache.parent / "wanted.pt")
@@ -95,9 +102,46 @@ def test_another_compiler(own_cache: Path) -> None:
         "for one, other in zip(run(inputs, 'compiled'), wanted, strict=True):\n"
         "    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)\n"
     )
-    environment = {**os.environ, "CXX": "clang++"}
-    command = [sys.executable, "-c", code, str(own_cache.parent / "wanted.pt")]
-    subprocess.run(command, check=True, cwd=HERE, env=environment, timeout=300)
+    environment = {**os.environ, "CXX": command}
+    line = [sys.executable, "-c", code, str(own_cache.parent / "wanted.pt")]
+    subprocess.run(line, check=True, cwd=HERE, env=environment, timeout=300)
+
+
+@needs_compiler
+def test_torchs_own_threads_do_the_work(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = draw(40, length=10)
+    wanted = results_and_gradients(inputs, "compiled")
+    if "OpenMP" in torch.__config__.parallel_info():
+        assert cpp_call.parallel()
+    body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    calls = []
+
+    @ctypes.CFUNCTYPE(None, body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    def one_after_the_other(run, argument, threads, flags) -> None:
+        calls.append((threads, flags))
+        for _ in range(threads):
+            run(argument)
+
+    address = ctypes.cast(one_after_the_other, ctypes.c_void_p).value
+    for pool in (address, None):  # None: a torch without OpenMP.
+        monkeypatch.setattr(cpp_call, "parallel", lambda pool=pool: pool)
+        for one, other in zip(results_and_gradients(inputs, "compiled"), wanted, strict=True):
+            assert torch.equal(one, other)
+    assert calls == [(2, 0)] * 2  # Forward and backward.
+
+
+def test_a_compiler_of_pypis_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    (tmp_path / f"{cpp_build.PACKAGE}.py").touch()
+    (tmp_path / "c++").touch(mode=0o755)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cpp_build.find_compiler() == [str(tmp_path / "c++")]
+    monkeypatch.setenv("PATH", "")
+    assert cpp_build.find_compiler() == [sys.executable, "-m", cpp_build.PACKAGE, "c++"]
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(cpp_build.NotBuilt, match="found: no-such-compiler$"):
+        cpp_build.find_compiler()
 
 
 @needs_compiler
@@ -303,6 +347,8 @@ def test_a_cache_that_cannot_be_written_costs_the_keeping_alone(
 def test_without_it_the_plain_backends_run_and_the_reason_is_told(
     variable: str, value: str, message: str
 ) -> None:
+    if variable == "PATH" and importlib.util.find_spec(cpp_build.PACKAGE):
+        pytest.skip(f"{cpp_build.PACKAGE} is a compiler")
     program = (
         "import torch; from axial_d2 import ops\n"
         "t = [torch.randn(2, 1, 5, 3) for _ in range(3)] + [torch.randn(3, 3) for _ in range(3)]\n"

@@ -11,10 +11,6 @@
 #include <utility>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 extern "C" {
 
 // A (N, S, G, L, D) tensor: strides in elements. `data` may be null where a result is not wanted.
@@ -28,6 +24,8 @@ struct Sizes {
   int64_t half;    // keys seen on either side of a query, L - 1 for all
   int64_t tables;  // 1: the heads share the tables, else G
   int64_t threads;
+  // OpenMP's `GOMP_parallel(function, its argument, threads, flags)`, or null.
+  void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
 };
 }
 
@@ -216,21 +214,18 @@ struct Strips {
 
   Group group(int64_t task) const { return group(task / groups(), task % groups()); }
 
-  // Runs `work(thread, first task, last task)` on all threads.
+  // Runs `work(n, first task, last task)` for n < threads, on as many threads as there are.
   template <class Work>
   void divide(Work work) const {
     const int64_t tasks = groups() * sizes.heads;
     const int64_t threads = std::max<int64_t>(1, std::min(sizes.threads, tasks));
-#ifdef _OPENMP
-#pragma omp parallel num_threads(int(threads))
-    {
-      const int64_t n = omp_get_thread_num(), all = omp_get_num_threads();
-#else
-    {
-      const int64_t n = 0, all = 1;
-#endif
-      work(n, tasks * n / all, tasks * (n + 1) / all);
-    }
+    std::atomic<int64_t> next{0};
+    auto share = [&] {
+      for (int64_t n; (n = next++) < threads;) work(n, tasks * n / threads, tasks * (n + 1) / threads);
+    };
+    if (threads == 1 || !sizes.parallel) return share();
+    const auto call = [](void *it) { (*static_cast<decltype(share) *>(it))(); };
+    sizes.parallel(call, &share, unsigned(threads), 0);
   }
 };
 
