@@ -17,7 +17,9 @@ def layout_of(x: Tensor) -> torch.memory_format:
 
 def same_layout_backward(x: Tensor) -> Tensor:
     """Gives x (N, C, H, W), whose gradient will be handed on in x's layout."""
-    return _SameLayoutBackward.apply(x)
+    # torch.compile refuses a function with a `jvp`.
+    compiling = torch.compiler.is_compiling()
+    return (_SameLayoutBackward if compiling else _SameLayoutWithTangents).apply(x)
 
 
 def feature_map(places: Tensor, layout: torch.memory_format) -> Tensor:
@@ -64,11 +66,22 @@ def subsampled(x: Tensor, *, rows: int = 1, columns: int = 1) -> Tensor:
 
 
 class _SameLayoutBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        ctx.layout = layout_of(x)
+    def forward(x: Tensor) -> Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.layout = layout_of(inputs[0])
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         return feature_map(gradient.permute(0, 2, 3, 1), ctx.layout)
+
+
+class _SameLayoutWithTangents(_SameLayoutBackward):
+    @staticmethod
+    def jvp(ctx: FunctionCtx, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)

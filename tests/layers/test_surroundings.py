@@ -1,6 +1,7 @@
 """Attention layers inside what training puts around them, with every backend of the CPU."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from axial_d2 import ops
-from axial_d2.layers import AxialAttention2d, LogitNorm
+from axial_d2.layers import AxialAttention2d, LocalAttention2d, LogitNorm
 from axial_d2.layers.recompute import recomputed
 
 BACKENDS = ("compiled", "kept", "blocked", "reference")
@@ -66,6 +67,32 @@ def test_torch_compile_takes_it_whole(backend: str, span: int) -> None:
     whole.eval()
     with torch.no_grad():
         torch.testing.assert_close(whole(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [AxialAttention2d, partial(LocalAttention2d, window=3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_torch_func(kind: Callable[..., nn.Module], stride: int) -> None:
+    # The plain reference alone: the others have no second derivative.
+    layer = kind(in_channels=8, out_channels=16, num_heads=2, stride=stride, backend="reference")
+    layer.double().eval()
+    x = picture().double().to(memory_format=torch.channels_last).requires_grad_()
+    direction = torch.cos(x.detach())
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x).square().sum()
+
+    def loss_of_one(x: Tensor) -> Tensor:
+        return loss(x[None])
+
+    (wanted,) = torch.autograd.grad(loss(x), x, create_graph=True)
+    (along,) = torch.autograd.grad((wanted * direction).sum(), x)
+    x, wanted = x.detach(), wanted.detach()
+    torch.testing.assert_close(torch.func.grad(loss)(x), wanted)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(loss_of_one))(x), wanted)
+    _, slope = torch.func.jvp(loss, (x,), (direction,))
+    torch.testing.assert_close(slope, (wanted * direction).sum())
+    _, curvature = torch.func.jvp(torch.func.grad(loss), (x,), (direction,))
+    torch.testing.assert_close(curvature, along)
 
 
 @every_backend

@@ -225,7 +225,8 @@ struct Strips {
     };
     if (threads == 1 || !sizes.parallel) return share();
     const auto call = [](void *it) { (*static_cast<decltype(share) *>(it))(); };
-    sizes.parallel(call, &share, unsigned(threads), 0);
+    // Always as many, though some may find nothing to do: for fewer, GNU's pool lets the others go.
+    sizes.parallel(call, &share, unsigned(sizes.threads), 0);
   }
 };
 
