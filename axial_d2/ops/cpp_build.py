@@ -8,6 +8,7 @@ Nothing here is needed: without a compiler, `load` says why and the callers do w
 import contextlib
 import ctypes
 import hashlib
+import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -140,30 +141,35 @@ class _writable:
 def _build(compiler: Sequence[str], source: Path, library: Path) -> None:
     logger.info("building %s with %s, once", source.name, shlex.join(compiler))
     start = time.monotonic()
-    # Several processes may build at once; each moves a whole file into its place.
-    handle, made = tempfile.mkstemp(suffix=".so", dir=library.parent)
-    os.close(handle)
-    try:
+    passing = tempfile.TemporaryDirectory(dir=library.parent, ignore_cleanup_errors=True)
+    with passing as folder:
+        # Several processes may build at once; each moves a whole file into its place.
+        made = Path(folder) / library.name
+        # Zig's cache, of 90 MB, would need a home folder and serve no other build.
+        environment = {"ZIG_GLOBAL_CACHE_DIR": folder, **os.environ}
         for flags in ALTERNATIVES:
             command = [
                 *(*compiler, "-std=c++17", "-shared", "-fPIC", "-w"),
-                *(*OPTIMISATION, *flags, str(source), "-o", made),
+                *(*OPTIMISATION, *flags, str(source), "-o", str(made)),
             ]
-            message = _run(command)
+            message = _run(command, environment)
             if message is None:
                 os.replace(made, library)
                 logger.info("built %s in %.0f s", library, time.monotonic() - start)
                 return
-        raise NotBuilt(f"{shlex.join(compiler)} could not build {source.name}: {message}")
-    finally:
-        Path(made).unlink(missing_ok=True)
+    raise NotBuilt(f"{shlex.join(compiler)} could not build {source.name}: {message}")
 
 
-def _run(command: list[str]) -> str | None:
+def _run(command: list[str], environment: dict[str, str]) -> str | None:
     """The end of what the compiler said, or None where it succeeded."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=LONGEST_BUILD_S
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=environment,
+            timeout=LONGEST_BUILD_S,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
@@ -173,7 +179,13 @@ def _run(command: list[str]) -> str | None:
 
 
 def _version(compiler: Sequence[str]) -> str:
+    """What tells compilers apart whose results may differ."""
     command = shlex.join(compiler)
+    if compiler[1:3] == ["-m", PACKAGE]:  # What it says of itself names the kernel that runs.
+        try:
+            return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+        except importlib.metadata.PackageNotFoundError as error:
+            raise NotBuilt(f"{command}: {PACKAGE} is not whole: {error}") from error
     try:
         done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:

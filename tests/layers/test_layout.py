@@ -138,10 +138,11 @@ def test_gradients_are_the_same_in_both_layouts(
 
 
 class Watched(TorchDispatchMode):
-    """Collects maps that convolutions and norms meet in another layout than channels last."""
+    """Collects maps that convolutions and norms meet in another layout."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: torch.memory_format = torch.channels_last) -> None:
         super().__init__()
+        self.layout = layout
         self.calls = 0
         self.found: list[tuple] = []
 
@@ -160,17 +161,20 @@ class Watched(TorchDispatchMode):
             maps += [t for t in outputs[:1] if isinstance(t, Tensor) and t.dim() == 4]
             # One channel, or one place, lies alike in both.
             maps = [t for t in maps if t.shape[1] > 1 and t.shape[2] * t.shape[3] > 1]
-            bad = [t for t in maps if not canonical(t, torch.channels_last)]
+            bad = [t for t in maps if not canonical(t, self.layout)]
             self.found += [(name, tuple(t.shape), t.stride()) for t in bad]
         return result
 
 
 @pytest.mark.parametrize("kind", ["height", "width", "local"])
-def test_a_gradient_from_elsewhere_is_laid_before_the_norms(kind: str) -> None:
+@pytest.mark.parametrize(("layout", "other"), [LAYOUTS, LAYOUTS[::-1]])
+def test_a_gradient_from_elsewhere_is_laid_before_the_norms(
+    kind: str, layout: torch.memory_format, other: torch.memory_format
+) -> None:
     layer = layer_of(kind)
-    x = torch.randn(2, 16, 6, 7).to(memory_format=torch.channels_last).requires_grad_()
-    with Watched() as watched:
-        layer(x).backward(torch.randn(2, 16, 6, 7))
+    x = torch.randn(2, 16, 6, 7).contiguous(memory_format=layout).requires_grad_()
+    with Watched(layout) as watched:
+        layer(x).backward(torch.randn(2, 16, 6, 7).contiguous(memory_format=other))
     assert watched.calls > 5
     assert watched.found == []
 

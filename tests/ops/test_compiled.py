@@ -111,8 +111,6 @@ def test_another_compiler(own_cache: Path, compiler: str) -> None:
 def test_torchs_own_threads_do_the_work(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = draw(40, length=10)
     wanted = results_and_gradients(inputs, "compiled")
-    if "OpenMP" in torch.__config__.parallel_info():
-        assert cpp_call.parallel()
     body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     calls = []
 
@@ -128,6 +126,27 @@ def test_torchs_own_threads_do_the_work(two_threads: None, monkeypatch: pytest.M
         for one, other in zip(results_and_gradients(inputs, "compiled"), wanted, strict=True):
             assert torch.equal(one, other)
     assert calls == [(2, 0)] * 2  # Forward and backward.
+
+
+@needs_compiler
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir() or "OpenMP" not in torch.__config__.parallel_info(),
+    reason="threads can't be listed, or torch has none of OpenMP's",
+)
+def test_no_other_threads_come_and_go() -> None:
+    # Two tasks for four threads: GNU's pool ends those that it is not asked for.
+    code = (
+        "import os, torch; from axial_d2 import ops\n"
+        "torch.set_num_threads(4)\n"
+        "x = torch.randn(1000, 1000)\n"
+        "t = [torch.randn(2, 2, 9, 4) for _ in range(3)]\n"
+        "t += [torch.randn(17, 4) for _ in range(3)]\n"
+        "def threads(): return sorted(os.listdir('/proc/self/task'))\n"
+        "x.exp(); before = threads()\n"
+        "for _ in range(3): ops.axial_attention(*t, backend='compiled'); x.exp()\n"
+        "assert len(before) >= 4 and threads() == before, (before, threads())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE)
 
 
 def test_a_compiler_of_pypis_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,6 +398,18 @@ def test_a_compiler_with_options(
     cpp_build.load.cache_clear()
     monkeypatch.setenv("CXX", f"{cpp_build.find_compiler()[0]} '-DANSWER=40 + 2'")
     assert cpp_build.load("small").answer() == 42
+
+
+@needs_compiler
+def test_a_changed_header_is_built_anew(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = '#include "answer.h"\nextern "C" int answer() { return ANSWER; }'
+    small_source(tmp_path / "cpp", monkeypatch, source)
+    for answer in (41, 42):
+        (tmp_path / "cpp" / "answer.h").write_text(f"#define ANSWER {answer}")
+        assert cpp_build.load("small").answer() == answer
+        cpp_build.load.cache_clear()
 
 
 @needs_compiler

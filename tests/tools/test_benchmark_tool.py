@@ -61,7 +61,7 @@ def test_networks_of_configs(tool, what, tmp_path):
 
 def test_all_is_every_contest(tool, tmp_path, monkeypatch, capsys):
     lines = []
-    record = {"what": "x", "size": [1], "faster": 1.0, "same_result": True}
+    record = {"what": "x", "size": [1], "faster": 4.0, "less_memory": 2.0, "same_result": True}
     record |= {name: {"median": 1.0, "min": 1.0, "max": 1.0} for name in ("ours", "baseline")}
     monkeypatch.setattr(tool, "run", lambda options, line: lines.append(options) or record)
     tool.main(["all", "--no-memory", "--threads", "1", "--json", str(tmp_path / "f.json")])
@@ -75,7 +75,9 @@ def test_all_is_every_contest(tool, tmp_path, monkeypatch, capsys):
     tool.main(["all", "--no-compiler", "--default-allocator", "--only", *some])
     assert {line.what for line in lines} == set(some)
     assert all(line.no_compiler and line.default_allocator for line in lines)
-    assert "freed_memory as the C library has it" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "freed_memory as the C library has it" in printed
+    assert "ours / baseline: time 0.25, memory 0.5; the results are the same" in printed
 
 
 def test_memory_is_that_of_one_run(tool):
