@@ -31,7 +31,7 @@ SWITCH = "AXIAL_D2_CPP"
 CACHE = "AXIAL_D2_CACHE"
 COMPILERS = ("c++", "g++", "clang++")
 OPTIMISATION = ("-O3", "-fno-math-errno", "-fno-trapping-math")
-# Clang with its libraries, as a package of PyPI for all systems: none of the system's is needed.
+# Clang with its libraries, as a package of PyPI: none of the system's is needed.
 PACKAGE = "ziglang"
 # The first that the compiler takes: x86 and ARM say "this machine" in different words.
 ALTERNATIVES = (("-march=native",), ("-mcpu=native",), ())

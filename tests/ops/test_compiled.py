@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -108,9 +109,13 @@ def test_another_compiler(own_cache: Path, compiler: str) -> None:
 
 
 @needs_compiler
-def test_torchs_own_threads_do_the_work(two_threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pool_that_is_named_does_the_work(
+    two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = draw(40, length=10)
     wanted = results_and_gradients(inputs, "compiled")
+    if "OpenMP" in torch.__config__.parallel_info():
+        assert cpp_call.parallel()
     body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     calls = []
 
@@ -398,6 +403,23 @@ def test_a_compiler_with_options(
     cpp_build.load.cache_clear()
     monkeypatch.setenv("CXX", f"{cpp_build.find_compiler()[0]} '-DANSWER=40 + 2'")
     assert cpp_build.load("small").answer() == 42
+
+
+@needs_compiler
+def test_a_compilers_own_cache_passes_with_the_build(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_source(tmp_path / "cpp", monkeypatch, 'extern "C" int answer() { return 42; }')
+    real, seen, wrapper = cpp_build.find_compiler(), tmp_path / "seen", tmp_path / "wrapper"
+    wrapper.write_text(
+        f'#!/bin/sh\nprintf "$ZIG_GLOBAL_CACHE_DIR" > {seen}\nexec {shlex.join(real)} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CXX", str(wrapper))
+    monkeypatch.delenv("ZIG_GLOBAL_CACHE_DIR", raising=False)
+    assert cpp_build.load("small").answer() == 42
+    assert Path(seen.read_text()).parent == own_cache
+    assert [path.suffix for path in own_cache.iterdir()] == [".so"]
 
 
 @needs_compiler
