@@ -324,6 +324,17 @@ def local_process_group(num_per_machine: int) -> None:
             comm._LOCAL_PROCESS_GROUP = group
 
 
+def forget_process_groups() -> None:
+    """Takes from Detectron2 the groups that it keeps, before `destroy_process_group`.
+
+    Detectron2 keeps them for good: their threads would run on, and groups made later not be used.
+    """
+    from detectron2.utils import comm
+
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+
+
 def ddp_on_cpu() -> None:
     """Lets DefaultTrainer wrap a model that lies on the CPU, when there are many processes.
 

@@ -5,6 +5,7 @@ its groups under torchrun; hence one of our own. Spawned processes unpickle func
 module, and so import axial_d2, with its bridges, before anything of Detectron2.
 """
 
+import gc
 import os
 import socket
 import sys
@@ -116,6 +117,19 @@ def _run(main: Callable[..., Any], args: tuple[Any, ...]) -> None:
         # Not sys.exit: the other processes may be waiting for this one in a collective call, and
         # leaving the group in order would wait for them. The launcher ends them.
         os._exit(1)
+    _leave()
+
+
+def _leave() -> None:
+    """Leaves the process group, and ends its threads while Python still runs.
+
+    gloo's threads let go of Python's objects after the last collective call has returned. A group
+    outlives its end where something still holds it: Detectron2, or a DistributedDataParallel that
+    lies in a cycle. A thread that then meets the interpreter's own end aborts the process, now and
+    then ("terminate called without an active exception", SIGABRT; pytorch issue 190489).
+    """
+    compat.forget_process_groups()
+    gc.collect()
     dist.destroy_process_group()
 
 

@@ -30,12 +30,22 @@ def assert_same_weights(out):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def assert_gloo_threads_ended_before_python(out):
+    """A thread that meets the interpreter's end aborts the process, now and then."""
+    if sys.platform != "linux":
+        return
+    for rank in (0, 1):
+        assert int((out / f"threads{rank}.txt").read_text()) > 0
+        assert int((out / f"threads_at_exit{rank}.txt").read_text()) == 0
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: this is for the CPU")
 def test_two_spawned_processes_end_with_the_same_weights(config_file, tmp_path):
     launch(train_and_save, 2, args=(arguments(config_file, *OPTIONS),))
     assert_same_weights(tmp_path / "out")
     assert (tmp_path / "out/model_final.pth").exists()
     assert (tmp_path / "out/log.txt.rank1").exists()
+    assert_gloo_threads_ended_before_python(tmp_path / "out")
 
 
 def test_two_processes_of_torchrun_end_with_the_same_weights(config_file, tmp_path):
@@ -59,6 +69,7 @@ def test_two_processes_of_torchrun_end_with_the_same_weights(config_file, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_weights(tmp_path / "out")
+    assert_gloo_threads_ended_before_python(tmp_path / "out")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: this is for the CPU")
@@ -74,6 +85,7 @@ def test_two_processes_with_average_lookahead_and_accumulation(seed, config_file
 
     out = tmp_path / "out"
     assert_same_weights(out)
+    assert_gloo_threads_ended_before_python(out)
     first, second = (torch.load(out / f"evaluated{rank}.pt") for rank in (0, 1))
     assert_same(first, second)
     assert_same(first, torch.load(out / "model_final.pth")["model"])
