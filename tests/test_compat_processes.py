@@ -37,6 +37,8 @@ model(torch.full((1, 1), float(rank))).sum().backward()
 print(model.module.weight.grad.item())
 # Left open, its threads may still run when the interpreter ends: "terminate called", now and then.
 del model
+compat.forget_process_groups()
+assert comm._LOCAL_PROCESS_GROUP is None
 dist.destroy_process_group()
 """
 

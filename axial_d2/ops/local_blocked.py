@@ -36,10 +36,9 @@ def local_attention(
         content_query = q * scale[0, ..., None]
         rq = rq * scale[1]
         rk = None if rk is None else rk * scale[2]
-    heads_first = (t.transpose(0, 1) for t in (content_query, q, k, v))  # (G, N, H, W, D)
-    content, position = _Attention.apply(*heads_first, rq, rk, rv, window)
-    position = None if value_table is None else position.transpose(0, 1)
-    return content.transpose(0, 1), position
+    heads_first = [t.transpose(0, 1) for t in (content_query, q, k, v)]  # (G, N, H, W, D)
+    results = [t.transpose(0, 1) for t in _Attention.apply(*heads_first, rq, rk, rv, window)]
+    return results[0], None if value_table is None else results[1]
 
 
 def local_logit_moments(
@@ -47,17 +46,17 @@ def local_logit_moments(
 ) -> tuple[Tensor, Tensor, int]:
     """The moments; see `axial_d2.ops.local_logit_moments`. Differentiable once."""
     window = _window_within(q, query_table)
-    pairs = math.prod(reference.pairs_in_band(n, window) for n in q.shape[2:4])
-    rows = (_rows(t, window, q.shape[1]) for t in (query_table, key_table))
-    heads_first = (t.transpose(0, 1) for t in (q, k))  # (G, N, H, W, D)
-    count = q.shape[0] * pairs
+    down, across = (reference.pairs_in_band(n, window) for n in q.shape[2:4])
+    rows = [_rows(t, window, q.shape[1]) for t in (query_table, key_table)]
+    heads_first = [t.transpose(0, 1) for t in (q, k)]  # (G, N, H, W, D)
+    count = q.shape[0] * down * across
     mean, variance = _Moments.apply(*heads_first, *rows, window, count)
     return mean, variance, count
 
 
 def _window_within(q: Tensor, table: Tensor) -> int:
     """M, or the smallest window through which every place of so small a map sees all of it."""
-    return min(table.shape[0], 2 * max(q.shape[2:4]) - 1)
+    return int(min(table.shape[0], 2 * max(q.shape[2:4]) - 1))  # jit.trace has sizes as tensors.
 
 
 def _rows(table: Tensor | None, window: int, heads: int) -> Tensor | None:
@@ -80,7 +79,7 @@ def _blocks(q: Tensor, window: int, key_rows: Tensor | None) -> Iterator[Block]:
 
 
 class _Attention(torch.autograd.Function):
-    """Content and position from (G, N, H, W, D) maps and per-head rows of the tables."""
+    """Content and, with rows for values, position, from (G, N, H, W, D) maps and per-head rows."""
 
     @staticmethod
     def forward(
@@ -93,7 +92,7 @@ class _Attention(torch.autograd.Function):
         rk: Tensor | None,
         rv: Tensor | None,
         window: int,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(a, q, k, v, rq, rk, rv)
         ctx.window = window
         content = v.new_empty(v.shape)
@@ -108,12 +107,12 @@ class _Attention(torch.autograd.Function):
                 block.put_queries(content, block.spread(weights) @ vb)
                 if rv is not None:
                     block.put_queries(position, _per_head(weights, rv))
-        return content, position
+        return (content,) if position is None else (content, position)
 
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor | None
+        ctx: FunctionCtx, content_grad: Tensor, position_grad: Tensor | None = None
     ) -> tuple[Tensor | None, ...]:
         # The region of the forward pass may still be open.
         with no_autocast(content_grad):

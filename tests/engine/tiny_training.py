@@ -4,6 +4,7 @@ import argparse
 import atexit
 import contextlib
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -178,17 +179,25 @@ def train_and_save(args):
     torch.save({n: p.detach() for n, p in named}, f"{cfg.OUTPUT_DIR}/rank{comm.get_rank()}.pt")
     state = trainer.evaluated_model.state_dict()
     torch.save(state, f"{cfg.OUTPUT_DIR}/evaluated{comm.get_rank()}.pt")
-    note_gloo_threads(f"{cfg.OUTPUT_DIR}/threads{comm.get_rank()}.txt")
-    atexit.register(note_gloo_threads, f"{cfg.OUTPUT_DIR}/threads_at_exit{comm.get_rank()}.txt")
+    Path(f"{cfg.OUTPUT_DIR}/threads{comm.get_rank()}.txt").write_text(str(gloo_threads()))
+    atexit.register(note_lasting_threads, f"{cfg.OUTPUT_DIR}/threads_at_exit{comm.get_rank()}.txt")
 
 
-def note_gloo_threads(path):
-    """Writes how many threads of this process work for gloo (on Linux)."""
+def gloo_threads():
+    """How many threads of this process work for gloo; on Linux."""
     names = []
     for task in Path("/proc/self/task").glob("*/comm"):
         with contextlib.suppress(OSError):  # It has just ended.
             names.append(task.read_text())
-    Path(path).write_text(str(sum("gloo" in name for name in names)))
+    return sum("gloo" in name for name in names)
+
+
+def note_lasting_threads(path):
+    """Writes how many of them last; one that has ended may be listed for a moment."""
+    end = time.monotonic() + 1
+    while (threads := gloo_threads()) and time.monotonic() < end:
+        time.sleep(0.01)
+    Path(path).write_text(str(threads))
 
 
 def train_and_accumulate(args, pictures, weights, folder):

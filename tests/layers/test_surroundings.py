@@ -69,6 +69,38 @@ def test_torch_compile_takes_it_whole(backend: str, span: int) -> None:
         torch.testing.assert_close(whole(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture(params=[True, False], ids=["position_sensitive", "plain"])
+def local(request: pytest.FixtureRequest) -> LocalAttention2d:
+    torch.manual_seed(4)
+    return LocalAttention2d(
+        in_channels=8, out_channels=16, num_heads=2, window=3, position_sensitive=request.param
+    ).double()
+
+
+def test_torch_compile_takes_local_attention_whole(local: LocalAttention2d) -> None:
+    x = picture().double()
+    torch._dynamo.reset()
+    whole = torch.compile(copy.deepcopy(local), backend="aot_eager", fullgraph=True)
+    assert_same(step(whole, x), step(local, x), rtol=1e-11, atol=1e-11)
+    local.eval()
+    whole.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(whole(x), local(x), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")
+def test_local_attention_is_traced_and_exported(local: LocalAttention2d) -> None:
+    x, other = picture().double(), picture().double().flip(1)
+    local.eval()
+    for made in (
+        torch.jit.trace(local, x),
+        torch.export.export(local, (x,)).module(),
+        torch.export.export(local, (x,), strict=True).module(),
+    ):
+        torch.testing.assert_close(made(other), local(other), rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("kind", [AxialAttention2d, partial(LocalAttention2d, window=3)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_torch_func(kind: Callable[..., nn.Module], stride: int) -> None:
