@@ -332,7 +332,9 @@ def forget_process_groups() -> None:
     from detectron2.utils import comm
 
     comm._LOCAL_PROCESS_GROUP = None
-    comm._get_global_gloo_group.cache_clear()
+    for name in ("_get_global_gloo_group", "create_local_process_group"):  # The latter is main's.
+        if hasattr(comm, name):
+            getattr(comm, name).cache_clear()
 
 
 def ddp_on_cpu() -> None:

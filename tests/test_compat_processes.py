@@ -25,8 +25,8 @@ try:
     compat.local_process_group(3)
 except ValueError as error:
     assert "number of processes, 2; got 3" in str(error), error
-for per_machine in (1, 2):
-    comm._LOCAL_PROCESS_GROUP = None  # as if on other machines
+for per_machine in (1, 2, 2):
+    compat.forget_process_groups()  # as if on other machines
     compat.local_process_group(per_machine)
     compat.local_process_group(per_machine)
     print(comm.get_rank(), comm.get_local_rank(), comm.get_local_size())
@@ -59,10 +59,10 @@ def test_two_processes_on_the_cpu(tmp_path):
     done = [process.communicate(timeout=120) for process in processes]
     for process, (_, errors) in zip(processes, done, strict=True):
         assert process.returncode == 0, errors
-    # Rank, local rank, processes on the machine: one on each, both on one. The gradients are 0 and
-    # 1, averaged.
-    assert done[0][0].splitlines() == ["0 0 1", "0 0 2", "0.5"]
-    assert done[1][0].splitlines() == ["1 0 1", "1 1 2", "0.5"]
+    # Rank, local rank, processes on the machine: one on each, both on one, twice. The gradients are
+    # 0 and 1, averaged.
+    assert done[0][0].splitlines() == ["0 0 1", "0 0 2", "0 0 2", "0.5"]
+    assert done[1][0].splitlines() == ["1 0 1", "1 1 2", "1 1 2", "0.5"]
 
 
 def test_ddp_on_cpu_is_put_in_once(monkeypatch):
