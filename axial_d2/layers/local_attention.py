@@ -9,7 +9,7 @@ from axial_d2 import ops
 from axial_d2.layers.axial_attention import STRIDE_MODES, NormFactory
 from axial_d2.layers.layout import feature_map, layout_of, same_layout_backward, subsampled
 from axial_d2.layers.logit_norm import LogitNorm
-from axial_d2.ops.reference import at_least_single, no_autocast
+from axial_d2.ops.reference import at_least_single
 
 
 class WindowTable(nn.Module):
@@ -203,13 +203,12 @@ class LocalAttention2d(nn.Module):
         """The scales (T, G) of the logit norm, from this batch where it uses that."""
         if not self.logit_norm.uses_batch:
             return self.logit_norm.running_scale()
-        # Sums over millions of logits: not in half precision, whatever autocast says.
-        with no_autocast(q):
-            q, k, query_table, key_table = (
-                None if t is None else at_least_single(t) for t in (q, k, query_table, key_table)
-            )
-            moments = ops.local_logit_moments(q, k, query_table, key_table, backend=self.backend)
-            return self.logit_norm.scale_of(*moments)
+        # Sums over millions of logits: not in half precision. (They are taken without autocast.)
+        q, k, query_table, key_table = (
+            None if t is None else at_least_single(t) for t in (q, k, query_table, key_table)
+        )
+        moments = ops.local_logit_moments(q, k, query_table, key_table, backend=self.backend)
+        return self.logit_norm.scale_of(*moments)
 
     def _heads(self, qkv: Tensor) -> list[Tensor]:
         """Cuts (N, 3 * out_channels, H, W) into q, k and v, each (N, G, H, W, D)."""

@@ -77,6 +77,8 @@ def local_logit_moments(
 ) -> tuple[Tensor, Tensor, int]:
     """Mean and variance of the logit terms of `local_attention`, for the norm on the logits.
 
+    Computed without autocast: in the precision of q and k.
+
     Args:
         q: (N, G, H, W, Dq) queries.
         k: (N, G, H, W, Dq) keys.

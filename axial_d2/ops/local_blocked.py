@@ -5,6 +5,7 @@ neither with the window nor with the number of windows. Where what lies in `ops/
 """
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -56,7 +57,15 @@ def local_logit_moments(
 
 def _window_within(q: Tensor, table: Tensor) -> int:
     """M, or the smallest window through which every place of so small a map sees all of it."""
-    return int(min(table.shape[0], 2 * max(q.shape[2:4]) - 1))  # jit.trace has sizes as tensors.
+    return min(operator.index(table.shape[0]), 2 * max(_sizes(q)[2:]) - 1)
+
+
+def _sizes(q: Tensor) -> list[int]:
+    """Of the first four dimensions, as numbers: tracers have tensors and symbols for them.
+
+    What is cut how depends on them: a compiled program is of one size.
+    """
+    return [operator.index(n) for n in q.shape[:4]]
 
 
 def _rows(table: Tensor | None, window: int, heads: int) -> Tensor | None:
@@ -74,7 +83,7 @@ def _of_heads(block: Block, tables: Sequence[Tensor | None]) -> list[Any]:
 
 
 def _blocks(q: Tensor, window: int, key_rows: Tensor | None) -> Iterator[Block]:
-    heads, pictures, height, width, _ = q.shape
+    heads, pictures, height, width = _sizes(q)
     return Grid(height, width, window, by_key=key_rows is not None).blocks(heads, pictures)
 
 
@@ -135,7 +144,7 @@ class _Attention(torch.autograd.Function):
             kb, vb = (at_least_single(block.keys(t)) for t in (k, v))
             weights = _weights(block, ab, qb, kb, rq, rk)
 
-            slopes = block.by_query(dc @ vb.mT).reshape(weights.shape)
+            slopes = _copied(block.by_query(dc @ vb.mT), weights)
             block.add_keys(dv, block.spread(weights).mT @ dc)
             if rv is not None:
                 dp = at_least_single(block.queries(position_grad))
@@ -236,10 +245,15 @@ class _Moments(torch.autograd.Function):
 def _terms(block: Block, q: Tensor, k: Tensor, rq: Tensor, rk: Tensor | None) -> list[Tensor]:
     """q.k, q.rq and, with rows of its own, k.rk, each (G, B, Q, M * M)."""
     query = _per_head(q, rq.mT)
-    terms = [block.by_query(q @ k.mT).reshape(query.shape), query]
+    terms = [_copied(block.by_query(q @ k.mT), query), query]
     if rk is not None:
-        terms.append(block.by_key(_per_head(k, rk.mT)).reshape(query.shape))
+        terms.append(_copied(block.by_key(_per_head(k, rk.mT)), query))
     return terms
+
+
+def _copied(windows: Tensor, like: Tensor) -> Tensor:
+    """Windows as (G, B, Q, M * M), to be written to: `reshape` may view them instead."""
+    return windows.clone(memory_format=torch.contiguous_format).view(like.shape)
 
 
 def _weights(

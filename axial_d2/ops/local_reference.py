@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from axial_d2.ops.reference import no_autocast
+
 
 def windows(x: Tensor, window: int) -> Tensor:
     """The M x M places around each place, zeros outside the map.
@@ -65,7 +67,8 @@ def local_logit_moments(
     q: Tensor, k: Tensor, query_table: Tensor, key_table: Tensor | None
 ) -> tuple[Tensor, Tensor, int]:
     """Mean and variance of each term over the pairs in the map; see `ops.local_logit_moments`."""
-    terms = logit_terms(q, k, query_table, key_table)
+    with no_autocast(q):
+        terms = logit_terms(q, k, query_table, key_table)
     inside = in_map(q.shape[2], q.shape[3], query_table.shape[0], q.device)
     count = q.shape[0] * int(inside.sum())
     mean = (terms * inside).sum(dim=(1, 3, 4, 5, 6)) / count  # (T, G)

@@ -100,7 +100,7 @@ class Block:
         reach = self.grid.window // 2
         (y, x_), (top, low, left, right) = self._places(reach), self._missing(reach)
         region = F.pad(x[self.heads, self.pictures, y, x_], (0, 0, left, right, top, low))
-        tiles = self._overlapping(region, 1)  # (G, n, down, across, rows, columns, D)
+        tiles = self._overlapping(region)  # (G, n, down, across, rows, columns, D)
         return tiles.flatten(4, 5).flatten(1, 3)  # (G, B, K, D)
 
     def put_queries(self, x: Tensor, tiles: Tensor) -> None:
@@ -114,18 +114,26 @@ class Block:
     def add_keys(self, x: Tensor, tiles: Tensor) -> None:
         """Adds (G, B, K, D) where `keys` reads; a place in several margins gets them all."""
         reach = self.grid.window // 2
-        (y, x_), (top, low, left, right) = self._places(reach), self._missing(reach)
+        (y, x_), (top, _, left, _) = self._places(reach), self._missing(reach)
         rows, columns = (side + 2 * reach for side in self.grid.tile)
         tiles = tiles.unflatten(1, self._counts()).unflatten(4, (rows, columns))
-        height, width = y.stop - y.start, x_.stop - x_.start
-        shape = (tiles.shape[0], tiles.shape[1], height + top + low, width + left + right)
-        region = tiles.new_zeros(*shape, tiles.shape[-1])
         # Tiles so far apart that their margins don't meet are added at once.
         apart = max(math.ceil((side + 2 * reach) / side) for side in self.grid.tile)
+        # Room for whole steps from each first tile on, so that the steps are a dimension: of a
+        # tensor that is added to by `unfold`, torch.compile (2.14) loses what lies in its gaps.
+        down, across = (
+            (count + apart - 1) * side
+            for count, side in zip(tiles.shape[2:4], self.grid.tile, strict=True)
+        )
+        region = tiles.new_zeros(*tiles.shape[:2], down, across, tiles.shape[-1])
         for first in range(min(apart, tiles.shape[2])):
             for second in range(min(apart, tiles.shape[3])):
-                corner = region[:, :, first * self.grid.tile[0] :, second * self.grid.tile[1] :]
-                self._overlapping(corner, apart).add_(tiles[:, :, first::apart, second::apart])
+                part = tiles[:, :, first::apart, second::apart]
+                steps = self._steps(region, 2, first, part.shape[2], apart)
+                steps = self._steps(steps, 4, second, part.shape[3], apart)
+                # (G, n, down, across, rows, columns, D)
+                steps.transpose(3, 4)[:, :, :, :, :rows, :columns].add_(part)
+        height, width = y.stop - y.start, x_.stop - x_.start
         x[self.heads, self.pictures, y, x_] += region[:, :, top : top + height, left : left + width]
 
     def in_map(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -194,12 +202,18 @@ class Block:
     def _counts(self) -> tuple[int, ...]:
         return tuple(s.stop - s.start for s in (self.pictures, self.down, self.across))
 
-    def _overlapping(self, region: Tensor, every: int) -> Tensor:
-        """Views (G, n, rows, columns, D) as tiles with margins, every so-many-th each way."""
+    def _steps(self, region: Tensor, axis: int, first: int, count: int, apart: int) -> Tensor:
+        """Cuts an axis of places into `count` steps of `apart` tiles, from the `first` tile on."""
+        side = self.grid.tile[0 if axis == 2 else 1]
+        places = region.narrow(axis, first * side, count * apart * side)
+        return places.unflatten(axis, (count, apart * side))
+
+    def _overlapping(self, region: Tensor) -> Tensor:
+        """Views (G, n, rows, columns, D) as tiles with margins."""
         rows, columns = self.grid.tile
         margin = self.grid.window - 1
-        tiles = region.unfold(2, rows + margin, every * rows)
-        tiles = tiles.unfold(3, columns + margin, every * columns)
+        tiles = region.unfold(2, rows + margin, rows)
+        tiles = tiles.unfold(3, columns + margin, columns)
         # (G, n, down, across, D, rows, columns)
         return tiles.permute(0, 1, 2, 3, 5, 6, 4)
 

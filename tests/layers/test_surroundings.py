@@ -69,18 +69,26 @@ def test_torch_compile_takes_it_whole(backend: str, span: int) -> None:
         torch.testing.assert_close(whole(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(params=[True, False], ids=["position_sensitive", "plain"])
-def local(request: pytest.FixtureRequest) -> LocalAttention2d:
+def local_attention(position_sensitive: bool, window: int = 3) -> LocalAttention2d:
     torch.manual_seed(4)
-    return LocalAttention2d(
-        in_channels=8, out_channels=16, num_heads=2, window=3, position_sensitive=request.param
-    ).double()
+    channels = {"in_channels": 8, "out_channels": 16, "num_heads": 2}
+    return LocalAttention2d(**channels, window=window, position_sensitive=position_sensitive)
 
 
-def test_torch_compile_takes_local_attention_whole(local: LocalAttention2d) -> None:
-    x = picture().double()
+every_kind = pytest.mark.parametrize("position_sensitive", [True, False])
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("size", "window"), [((17, 19), 3), ((9, 7), 31), ((5, 1), 3), ((4, 5), 1)]
+)
+def test_torch_compile_takes_local_attention_whole(
+    position_sensitive: bool, size: tuple[int, int], window: int
+) -> None:
+    local = local_attention(position_sensitive, window).double()
     torch._dynamo.reset()
     whole = torch.compile(copy.deepcopy(local), backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 8, *size, generator=torch.Generator().manual_seed(1)).double()
     assert_same(step(whole, x), step(local, x), rtol=1e-11, atol=1e-11)
     local.eval()
     whole.eval()
@@ -88,11 +96,26 @@ def test_torch_compile_takes_local_attention_whole(local: LocalAttention2d) -> N
         torch.testing.assert_close(whole(x), local(x), rtol=1e-11, atol=1e-11)
 
 
+@every_kind
+def test_compiled_local_attention_under_autocast_and_of_other_sizes(
+    position_sensitive: bool,
+) -> None:
+    local = local_attention(position_sensitive)
+    torch._dynamo.reset()
+    whole = torch.compile(copy.deepcopy(local), backend="aot_eager", fullgraph=True)
+    for height in (6, 8):
+        x = picture()[:, :, :height]
+        with torch.autocast("cpu", torch.bfloat16):
+            got, wanted = step(whole, x), step(local, x)
+        assert_same(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@every_kind
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace:FutureWarning")
-def test_local_attention_is_traced_and_exported(local: LocalAttention2d) -> None:
+def test_local_attention_is_traced_and_exported(position_sensitive: bool) -> None:
+    local = local_attention(position_sensitive).double().eval()
     x, other = picture().double(), picture().double().flip(1)
-    local.eval()
     for made in (
         torch.jit.trace(local, x),
         torch.export.export(local, (x,)).module(),
