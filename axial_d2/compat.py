@@ -295,8 +295,8 @@ def apply() -> None:
 def local_process_group(num_per_machine: int) -> None:
     """Tells Detectron2 which processes share a machine, after `init_process_group`.
 
-    Detectron2's own launch() does this; torchrun and our launcher do not pass through it. 0.5 and
-    0.6 have no function for it. To be called by every process, as groups are made together.
+    Detectron2's own launch() does this; torchrun and our launcher do not pass through it. Main's
+    function for it works once only. To be called by every process, as groups are made together.
 
     Args:
         num_per_machine: processes on each machine; divides the number of all processes.
@@ -314,9 +314,6 @@ def local_process_group(num_per_machine: int) -> None:
         )
     if comm._LOCAL_PROCESS_GROUP is not None:
         return
-    if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(num_per_machine)
-        return
     for first in range(0, world, num_per_machine):
         ranks = list(range(first, first + num_per_machine))
         group = dist.new_group(ranks)
@@ -325,16 +322,10 @@ def local_process_group(num_per_machine: int) -> None:
 
 
 def forget_process_groups() -> None:
-    """Takes from Detectron2 the groups that it keeps, before `destroy_process_group`.
-
-    Detectron2 keeps them for good: their threads would run on, and groups made later not be used.
-    """
+    """Lets go of the groups that Detectron2 keeps for good, before `destroy_process_group`."""
     from detectron2.utils import comm
-
     comm._LOCAL_PROCESS_GROUP = None
-    for name in ("_get_global_gloo_group", "create_local_process_group"):  # The latter is main's.
-        if hasattr(comm, name):
-            getattr(comm, name).cache_clear()
+    comm._get_global_gloo_group.cache_clear()
 
 
 def ddp_on_cpu() -> None:
