@@ -312,18 +312,14 @@ def local_process_group(num_per_machine: int) -> None:
         raise ValueError(
             f"num_per_machine must divide the number of processes, {world}; got {num_per_machine}"
         )
-    if comm._LOCAL_PROCESS_GROUP is not None:
-        return
-    for first in range(0, world, num_per_machine):
-        ranks = list(range(first, first + num_per_machine))
-        group = dist.new_group(ranks)
-        if dist.get_rank() in ranks:
-            comm._LOCAL_PROCESS_GROUP = group
+    if comm._LOCAL_PROCESS_GROUP is None:
+        comm._LOCAL_PROCESS_GROUP, _ = dist.new_subgroups(num_per_machine)
 
 
 def forget_process_groups() -> None:
     """Lets go of the groups that Detectron2 keeps for good, before `destroy_process_group`."""
     from detectron2.utils import comm
+
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()
 
